@@ -24,7 +24,7 @@ _COLOURS = ("r|red|cr", "g|green|cg", "b|blue|cb")
 _NORMALS = tuple(f"n_?{axis}|normal_?{axis}|normal\\.{axis}" for axis in "xyz")
 _COMMA = re.compile(r"[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?")
 _GROUPED = re.compile(
-    r"[-+]?\d{1,3}(?:([. \xa0\u202f])\d{3}(?:\1\d{3})*,|([, \xa0\u202f])\d{3}(?:\2\d{3})*\.)\d+"
+    r"(?<!\d)[-+]?\d{1,3}(?:([. \xa0\u202f])\d{3}(?:\1\d{3})*,|([, \xa0\u202f])\d{3}(?:\2\d{3})*\.)\d+"
 )
 """A number with separators of thousands: 1.100,5 or 1,100.5 or 1 100,5."""
 _NO_NUMBER = re.compile(r"[-+]?(?:1\.#(?:QNAN|SNAN|IND|INF)\d*|nan\((?:ind|snan)\))", re.IGNORECASE)
@@ -76,7 +76,7 @@ def read_columns(content: bytes, note: Callable[[str], object], more: bool = Fal
     if not rows:
         raise ValueError("the file must have points, got none")
     rows = _counted(rows)
-    if row := next(filter(_is_grouped, rows), None):
+    if row := next(filter(_is_grouped, rows if _may_be_grouped(text) else []), None):
         at = next(i for i, line in enumerate(lines, 1) if row in line)
         raise ValueError(
             f"numbers must be written without separators of thousands, got in line {at}: {row[:60]!r}"
@@ -221,6 +221,11 @@ def _has_decimal_commas(rows: Sequence[str]) -> bool:
     words = [word for row in rows for word in re.split(r"[\s;]+", row.strip()) if word]
     apart = all(len(re.split(r"[\s;]+", row.strip())) >= 3 for row in rows)
     return apart and any("," in word for word in words) and all(map(_COMMA.fullmatch, words))
+
+
+def _may_be_grouped(text: str) -> bool:
+    """Whether fields are quoted, or separated by semicolons, or by blanks beside commas; most files have neither."""
+    return '"' in text or ";" in text or ("," in text and re.search(r"[ \t]", text) is not None)
 
 
 def _is_grouped(row: str) -> bool:
