@@ -246,9 +246,8 @@ class _Binary:
 
 def _gathered(body: bytes, begins: np.ndarray, lengths: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Values that lie in several places, so many at each, one after another."""
-    if len(lengths) * SHORT < (
-        total := int(lengths.sum())
-    ):  # few places: an index would be larger than the values
+    total = int(lengths.sum())
+    if len(lengths) * SHORT < total:  # few places: an index would be larger than the values
         pairs = zip(begins.tolist(), lengths.tolist(), strict=True)
         return np.concatenate([np.frombuffer(body, dtype, number, begin) for begin, number in pairs])
     within = np.arange(total) - np.repeat(np.cumsum(lengths) - lengths, lengths)
