@@ -229,10 +229,8 @@ def samples_are_noised_as_their_tokens_are_told(of: Subject, tmp_path: Path) -> 
 @law
 @torch.no_grad()
 def times_may_be_given_in_sampling(of: Subject, tmp_path: Path) -> None:
-    net, process = (
-        model(of.tokens).double(),
-        FlowMatching("residual"),
-    )  # floats may choose other experts or cells
+    process = FlowMatching("residual")
+    net = model(of.tokens).double()  # floats may choose other experts or cells
     noise = torch.randn(2, *of.modality.sample_shape, generator=torch.Generator().manual_seed(1)).double()
     asked, frames = net.conditioning.ask(2, list("abc")), of.tokens.grid(noise)[0]
 

@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import MISSING, fields
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -232,6 +233,23 @@ def test_pages_of_other_sites_are_not_answered(method: str, headers: dict[str, s
     assert (status == 200) == (b"content-security-policy" in dict(sent[0]["headers"]))
 
 
+def answered(method: str, path: str, length: int | None = None, **limits: Any) -> list[int]:
+    """The status of a request to a guarded application, whose own answer is 200."""
+    codes: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        codes.append(200)
+
+    async def send(message: Any) -> None:
+        codes.extend([message["status"]] if "status" in message else [])
+
+    headers = [(b"host", b"127.0.0.1:7860")]
+    headers += [] if length is None else [(b"content-length", b"%d" % length)]
+    scope = {"type": "http", "method": method, "path": path, "headers": headers}
+    asyncio.run(Guard(app, **limits)(scope, None, send))
+    return codes
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [
@@ -243,51 +261,20 @@ def test_pages_of_other_sites_are_not_answered(method: str, headers: dict[str, s
 )
 def test_nothing_is_fetched_for_a_request(path: str, status: int) -> None:
     """Gradio asked dns.google for the address, and would have answered with what is there."""
-    codes: list[int] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        codes.append(200)
-
-    async def send(message: Any) -> None:
-        codes.extend([message["status"]] if "status" in message else [])
-
-    scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"host", b"127.0.0.1:7860")]}
-    asyncio.run(Guard(app, 10)(scope, None, send))
-    assert codes == [status]
+    assert answered("GET", path, most=10) == [status]
 
 
 def test_all_uploads_together_are_bounded(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 90)
-    codes: list[int] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        codes.append(200)
-
-    async def send(message: Any) -> None:
-        codes.extend([message["status"]] if "status" in message else [])
-
-    for more in (b"10", b"11"):
-        headers = [(b"host", b"127.0.0.1:7860"), (b"content-length", more)]
-        scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": headers}
-        asyncio.run(Guard(app, 50, lambda more: has_room(tmp_path, 100, more))(scope, None, send))
-    assert codes == [200, 507]
+    room = partial(has_room, tmp_path, 100)
+    for length, status in ((10, 200), (11, 507)):
+        assert answered("POST", "/gradio_api/upload", length, most=50, room=room) == [status]
 
 
 @pytest.mark.parametrize(("path", "status"), [("/gradio_api/upload", 200), ("/gradio_api/queue/join", 413)])
 def test_only_an_upload_is_large(path: str, status: int) -> None:
     """A hundred thousand paths in one request kept Gradio from answering all others for minutes."""
-    codes: list[int] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        codes.append(200)
-
-    async def send(message: Any) -> None:
-        codes.extend([message["status"]] if "status" in message else [])
-
-    headers = [(b"host", b"127.0.0.1:7860"), (b"content-length", b"%d" % (BESIDE + 1))]
-    scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
-    asyncio.run(Guard(app, 2 * BESIDE)(scope, None, send))
-    assert codes == [status]
+    assert answered("POST", path, BESIDE + 1, most=2 * BESIDE) == [status]
 
 
 def test_a_folder_that_is_still_written_to_is_removed() -> None:

@@ -61,7 +61,7 @@ def test_nothing_is_lost_while_the_disk_is_full(
 
 
 LIMITED = """
-import resource, signal, sys, time
+import resource, signal, sys
 from pathlib import Path
 from ditmoe.training import Recorder
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -2,7 +2,6 @@
 
 import json
 import struct
-import tracemalloc
 from base64 import b64encode
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from modalities.pointcloud.data.formats import (
     write_npy,
 )
 from modalities.pointcloud.data.gltf import files_beside
-from modalities.pointcloud.data.ply import read_ply, write_ply
+from modalities.pointcloud.data.ply import write_ply
 
 POINTS = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
 FUZZ = settings(
@@ -96,61 +95,6 @@ def test_a_written_ply_is_what_trimesh_reads(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(cloud.vertices, np.float32), POINTS)
     np.testing.assert_array_equal(cloud.colors[:, :3], colors)
     assert [path.name for path in tmp_path.iterdir()] == ["a.ply"]
-
-
-NAMED_ROWS = {
-    "pandas": ",x,y,z\n0,0,0,0\n1,1,2,3\n2,4,5,6\n",
-    "R": '"x" "y" "z"\n"1" 0 0 0\n"2" 1 2 3\n"3" 4 5 6\n',
-    "a class": "class,x,y,z\nchair,0,0,0\nchair,1,2,3\nchair,4,5,6\n",
-    "no class": "x,y,z,class\n0,0,0,chair\n1,2,3,chair\n4,5,6,chair\n",
-    "a word": "C 0 0 0\nC 1 2 3\nC 4 5 6\n",
-    "no numbers": "0 0 0\n1.#QNAN 0 0\n1 2 3\n-nan(ind) -nan(ind) -nan(ind)\n4 5 6\n",
-}
-
-
-@pytest.mark.parametrize("name", NAMED_ROWS)
-def test_names_of_rows_are_no_coordinates(tmp_path: Path, name: str) -> None:
-    (tmp_path / "a.csv").write_text(NAMED_ROWS[name])
-    np.testing.assert_array_equal(read_points(tmp_path / "a.csv"), [[0, 0, 0], [1, 2, 3], [4, 5, 6]])
-
-
-@pytest.mark.parametrize("text", ["3\n0 0 0 9\n1 2 3 9\n4 5 6 9\n", "# x\n0,0,0\n1, 2,3\n4;5;6 // end\n\n"])
-def test_columns_come_in_many_dresses(tmp_path: Path, text: str) -> None:
-    (tmp_path / "a.pts").write_text(text)
-    np.testing.assert_array_equal(read_points(tmp_path / "a.pts"), [[0, 0, 0], [1, 2, 3], [4, 5, 6]])
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        "1.100,5;2.000,5;3.000,5",
-        "-1.100.200,5;0,5;0,5",
-        "1 100,5;0,5;0,5",
-        "1\N{NO-BREAK SPACE}100.5;0.5;0.5",
-        "1,000.5 2,000.5 3,000.5",
-        '"1,000.5","0.5","0.5"',
-    ],
-)
-def test_separators_of_thousands_are_refused(tmp_path: Path, row: str) -> None:
-    file = tmp_path / "a.csv"
-    file.write_text(f"x;y;z\n0.5;0.5;0.5\n{row}\n")
-    with pytest.raises(ValueError, match=rf"a\.csv.*without separators of thousands.* line 3: '{row[0]}"):
-        read_points(file)
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        "1,500;2,250;3,125",
-        "1,500 2,250 3,125",
-        "1.500,2.250,3.125",
-        "1.500, 2.250, 3.125",
-        "1.5\t2.25\t3.125",
-    ],
-)
-def test_three_decimals_are_no_thousands(tmp_path: Path, row: str) -> None:
-    (tmp_path / "a.csv").write_text(f"{row}\n" * 2)
-    np.testing.assert_array_equal(read_points(tmp_path / "a.csv"), [[1.5, 2.25, 3.125]] * 2)
 
 
 @pytest.mark.parametrize("suffix", [*MESH_SUFFIXES])
@@ -468,35 +412,3 @@ def test_a_set_is_read_once_for_all_of_its_clouds(
             found[:] = 0  # which changes no other cloud
             assert sorted(read_surface(file, 50, 0, item=number)[:, 0]) == sorted(clouds[number][:, 0])
     assert opened == [file, file]
-
-
-@pytest.mark.parametrize("order", "<>")
-@pytest.mark.parametrize("longest", [2, 300])
-def test_lists_of_differing_lengths_are_read_row_by_row(order: str, longest: int) -> None:
-    """As a plain loop would, in little memory: a small file of short lists took a kilobyte for each."""
-    rng, num = np.random.default_rng(0), 4000
-    kinds = {"vertex_indices": ("i1", "i4"), "weights": ("u2", "f8")}
-    body, faces = b"", []
-    for row in range(num):
-        numbers = [rng.integers(0, 4, rng.integers(0, longest if row % 50 else 3)) for _ in kinds]
-        for values, (count, kind) in zip(numbers, kinds.values(), strict=True):
-            values = values[:100]
-            body += np.array(len(values), order + count).tobytes() + values.astype(order + kind).tobytes()
-        body += b"\7"
-        faces += [numbers[0][[0, i, i + 1]] for i in range(1, min(100, len(numbers[0])) - 1)]
-    written = {"<": "little", ">": "big"}[order]
-    names = {"i1": "char", "u2": "ushort", "i4": "int", "f8": "double"}
-    lists = "".join(f"property list {names[a]} {names[b]} {name}\n" for name, (a, b) in kinds.items())
-    axes = "".join(f"property float {axis}\n" for axis in "xyz")
-    head = f"ply\nformat binary_{written}_endian 1.0\nelement vertex 4\n{axes}"
-    head += f"element face {num}\n{lists}property uchar a\nend_header\n"
-    vertices = np.zeros((4, 3), order + "f4")
-    content = head.encode() + vertices.tobytes() + body
-    tracemalloc.start()
-    found = read_ply(content)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert sorted(map(tuple, found.faces)) == sorted(map(tuple, faces))
-    assert peak < 2**22 + 16 * len(content)
-    with pytest.raises(ValueError, match="truncated"):
-        read_ply(content[:-1])
