@@ -11,7 +11,8 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ SHARD = re.compile(r"states-[0-9a-f]{16}\.safetensors")
 LARGEST_RECORD = 2**22
 PER_SHARD = 4096
 """Captions per shard."""
+AT_ONCE = 64
+"""Captions passed to the encoder together."""
 MOST_CAPTIONS = 2**24
 KEY = hashlib.sha256().digest_size
 
@@ -63,11 +66,17 @@ def write_caption_states(
     shards, known = ([], set()) if there is None else (list(there.shards), set(there.places))
     new: dict[bytes, States] = {}
     before = len(known)
-    for caption in captions:
-        if (key := key_of(caption)) not in known:
-            known.add(key)
-            new[key] = encoder.states_of(caption, device)
-        if len(new) == PER_SHARD:
+
+    def unknown() -> Iterator[str]:
+        for caption in captions:
+            if (key := key_of(caption)) not in known:
+                known.add(key)
+                yield caption
+
+    left = unknown()
+    while some := list(islice(left, AT_ONCE)):
+        new |= zip(map(key_of, some), encoder.states_of(some, device), strict=True)
+        if len(new) >= PER_SHARD:
             shards = _added(own, shards, new, about)
             new = {}
     if new or not shards:

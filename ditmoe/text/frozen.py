@@ -39,16 +39,17 @@ class Lookup:
         """The encoder's description in the checkpoint, else that of its files."""
         return self.encoder.about if self.remembered is None else self.remembered
 
-    def __call__(self, caption: str, device: torch.device) -> States:
-        """States of a caption, on the CPU."""
-        if (states := self.kept.get(caption)) is None:
-            states = self._found(caption, device)
-            self.kept[caption] = states
-            self.size += states.nbytes
-            while self.size > MOST_BYTES and len(self.kept) > 1:
-                self.size -= self.kept.popitem(last=False)[1].nbytes
-        self.kept.move_to_end(caption)
-        return states
+    def __call__(self, captions: Sequence[str], device: torch.device) -> list[States]:
+        """States of captions, on the CPU."""
+        every = self._found(list(dict.fromkeys(captions)), device)
+        for caption, states in every.items():
+            if caption not in self.kept:
+                self.kept[caption] = states
+                self.size += states.nbytes
+            self.kept.move_to_end(caption)
+        while self.size > MOST_BYTES and len(self.kept) > 1:
+            self.size -= self.kept.popitem(last=False)[1].nbytes
+        return [every[caption] for caption in captions]
 
     def check(self) -> None:
         """Raises ValueError, in one line, if the encoder is not the one that the checkpoint was trained with."""
@@ -60,17 +61,23 @@ class Lookup:
             f"{now.name} ({now.fingerprint[:8]}): other weights, another tokenizer or limit"
         )
 
-    def _found(self, caption: str, device: torch.device) -> States:
+    def _found(self, captions: Sequence[str], device: torch.device) -> dict[str, States]:
+        found = {caption: self.kept[caption] for caption in captions if caption in self.kept}
+        for caption in captions:
+            if caption not in found and (states := self._read(caption)) is not None:
+                found[caption] = states
+        if missing := [caption for caption in captions if caption not in found]:
+            self.check()
+            self.encoded += len(missing)
+            found |= zip(missing, self.encoder.states_of(missing, device), strict=True)
+        return found
+
+    def _read(self, caption: str) -> States | None:
         if not self._opened:
             self._opened = True
             if self.folder is not None:
                 self._stored = CaptionStates.open(self.folder, self.about)
-        states = None if self._stored is None else self._stored.get(caption)
-        if states is None:
-            self.check()
-            self.encoded += 1
-            states = self.encoder.states_of(caption, device)
-        return states
+        return None if self._stored is None else self._stored.get(caption)
 
 
 class Frozen(nn.Module):
@@ -120,7 +127,7 @@ class Frozen(nn.Module):
                 self.lookup.check()
             except (ValueError, OSError):
                 return
-        states = self.lookup("", next(iter(buffers.values())).device)
+        states = self.lookup([""], next(iter(buffers.values())).device)[0]
         if TOKENS in self.values:
             if states.tokens.shape != buffers["null_tokens"].shape:
                 raise ValueError(
@@ -137,7 +144,8 @@ class Frozen(nn.Module):
 
     def read(self, captions: Sequence[str], device: torch.device) -> dict[str, Tensor]:
         """States of captions, padded with zeros, and the mask of tokens; "" has none, and needs no encoder."""
-        found = [self.lookup(caption, device) if caption else None for caption in captions]
+        every = dict(zip(there := [c for c in captions if c], self.lookup(there, device), strict=True))
+        found = [every.get(caption) for caption in captions]
         values = {}
         if TOKENS in self.values:
             longest = max([len(self.null_tokens), *(len(states.tokens) for states in found if states)])

