@@ -119,6 +119,11 @@ def _check_elsewhere(folder: Path) -> None:
             )
 
 
+def others_in(folder: Path, own: Callable[[str], object]) -> list[str]:
+    """Printable names in a folder that are not its command's own: they would be lost if the folder was replaced."""
+    return [printable(name)[:60] for name in sorted(os.listdir(folder)) if not own(name)][:5]
+
+
 class _EnoughError(Exception):
     """Raised to discard the draft once writing has proved possible."""
 
