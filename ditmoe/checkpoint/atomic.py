@@ -23,7 +23,7 @@ from typing import IO
 
 from safetensors import SafetensorError
 
-from ditmoe.outside import is_regular, printable
+from ditmoe.outside import is_regular, open_regular, printable
 
 DAY = 24 * 60 * 60
 DRAFT, OLD = "draft", "old"
@@ -198,8 +198,8 @@ def discard(litter: Path) -> None:
 
 
 def digest(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(file, "rb") as stream:
+    """SHA-256 of a file, in hexadecimal; errors as in `ditmoe.outside.open_regular`."""
+    with open_regular(file) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
