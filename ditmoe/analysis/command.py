@@ -24,7 +24,7 @@ from ditmoe.analysis.similarity import similarity
 from ditmoe.analysis.specialisation import Places, experts_per_token, specialise
 from ditmoe.analysis.subject import Subject, open_subject
 from ditmoe.checkpoint import check_own
-from ditmoe.checkpoint.atomic import check_writable, recover, replacing_folder
+from ditmoe.checkpoint.atomic import check_writable, others_in, recover, replacing_folder
 from ditmoe.config.trust import Trust
 from ditmoe.inference.drawing import progress_bar
 from ditmoe.outside import check_memory, check_number, is_regular, printable
@@ -138,9 +138,14 @@ def _place(out: str | Path | None, subject: Subject) -> Path:
     if out is None:
         check_own([folder])
     recover(folder)
-    if folder.exists() and not is_regular(folder / RECORD) and (not folder.is_dir() or any(folder.iterdir())):
+    other: list[str] = []
+    if is_regular(folder / RECORD):
+        other = others_in(folder, {RECORD, ARRAYS, *pictures.FILES}.__contains__)
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        other = ["something else"]
+    if other:
         raise ValueError(
-            f"out must be new, or hold an older analysis: {printable(folder)} holds something else"
+            f"out must be new, or hold an older analysis: {printable(folder)} holds {', '.join(other)}"
         )
     check_writable(folder, folder=True)
     return folder

@@ -21,11 +21,7 @@ LIFT = (
 
 def draw(findings: Findings) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
     """The pictures by file name; those with nothing to show are left out."""
-    makers: dict[str, Callable[[Findings], UInt8[np.ndarray, "H W 3"] | None]] = {
-        "dependence": _dependence, "time": _time, "place": _place, "asked": _asked, "tokens": _tokens,
-        "paths": _paths, "similarity": _similarity, "dropping": _dropping, "dial": _dial,
-    }  # fmt: skip
-    drawn = {name: make(findings) for name, make in makers.items()}
+    drawn = {name: make(findings) for name, make in _MAKERS.items()}
     return {f"{name}.png": picture for name, picture in drawn.items() if picture is not None}
 
 
@@ -212,3 +208,11 @@ def _dial(findings: Findings) -> UInt8[np.ndarray, "H W 3"] | None:
     return stacked(
         [curves[i : i + 2] for i in range(0, len(curves), 2)], "Loss and metrics by experts per token"
     )
+
+
+_MAKERS: dict[str, Callable[[Findings], UInt8[np.ndarray, "H W 3"] | None]] = {
+    "dependence": _dependence, "time": _time, "place": _place, "asked": _asked, "tokens": _tokens,
+    "paths": _paths, "similarity": _similarity, "dropping": _dropping, "dial": _dial,
+}  # fmt: skip
+FILES = frozenset(f"{name}.png" for name in _MAKERS)
+"""File names of all pictures that an analysis may have."""

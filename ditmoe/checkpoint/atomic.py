@@ -23,7 +23,7 @@ from typing import IO
 
 from safetensors import SafetensorError
 
-from ditmoe.outside import is_regular, printable
+from ditmoe.outside import is_regular, open_regular, printable
 
 DAY = 24 * 60 * 60
 DRAFT, OLD = "draft", "old"
@@ -119,6 +119,11 @@ def _check_elsewhere(folder: Path) -> None:
             )
 
 
+def others_in(folder: Path, own: Callable[[str], object]) -> list[str]:
+    """Printable names in a folder that are not its command's own: they would be lost if the folder was replaced."""
+    return [printable(name)[:60] for name in sorted(os.listdir(folder)) if not own(name)][:5]
+
+
 class _EnoughError(Exception):
     """Raised to discard the draft once writing has proved possible."""
 
@@ -193,8 +198,8 @@ def discard(litter: Path) -> None:
 
 
 def digest(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(file, "rb") as stream:
+    """SHA-256 of a file, in hexadecimal; errors as in `ditmoe.outside.open_regular`."""
+    with open_regular(file) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -34,13 +34,14 @@ class Saver:
         self.background, self.keep_last, self.keep_every = background, keep_last, keep_every
         self.saved = self.begun = 0
         self.thread: threading.Thread | None = None
-        self.failure: OSError | None = None
+        self.failure: Exception | None = None
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
         """Write a checkpoint, or start writing it in the background.
 
         Raises:
-            OSError: if it, or the previous one in the background, cannot be written; earlier ones stay unchanged.
+            OSError, ValueError: if it, or the previous one in the background, cannot be written, or would replace a
+                link; earlier ones stay unchanged.
         """
         self.finish()
         if not self.background:
@@ -55,7 +56,7 @@ class Saver:
         """Wait until the checkpoint that is being written is on disk.
 
         Raises:
-            OSError: if it could not be written.
+            OSError, ValueError: if it could not be written.
         """
         if self.thread is None:
             return
@@ -68,7 +69,7 @@ class Saver:
     def _try(self, step: int, state: Mapping[str, Any]) -> None:
         try:
             self._write(step, state)
-        except OSError as error:
+        except Exception as error:  # which would end its thread only
             self.failure = error
 
     def _write(self, step: int, state: Mapping[str, Any]) -> None:

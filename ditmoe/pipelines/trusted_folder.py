@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ditmoe.checkpoint.atomic import others_in
 from ditmoe.checkpoint.fit import CONFIG, check_fits
 from ditmoe.config import trust
 from ditmoe.config.known_classes import find, is_allowed
@@ -115,7 +116,7 @@ def check_replaceable(out: Path) -> None:
         return
     try:
         check_folder(out)
-        other = sorted({found.name for found in out.iterdir()} - FILES)
+        other = others_in(out, FILES.__contains__)
     except (ValueError, OSError):
         other = ["something else"]
     if other:

@@ -1,6 +1,7 @@
 """Folders of converted models: safetensors shards, and the configuration to build the model."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ditmoe import checkpoint
 from ditmoe.checkpoint import LazyTensor, in_memory, open_file
-from ditmoe.checkpoint.atomic import recover, replacing_folder, writing
+from ditmoe.checkpoint.atomic import others_in, recover, replacing_folder, writing
 from ditmoe.checkpoint.fit import bounded, check_fit
 from ditmoe.config import build, trust
 from ditmoe.config.limits import check_depth
@@ -19,11 +20,13 @@ from ditmoe.config.plain_values import LARGEST, check_plain
 from ditmoe.config.restore import averaged, checked, load_weights, materialise, set_top_k
 from ditmoe.modality import Tokens
 from ditmoe.model import DiTMoE
-from ditmoe.outside import check_number, in_utf8, is_regular, read_json
+from ditmoe.outside import check_number, in_utf8, is_regular, printable, read_json
 from ditmoe.outside import device as own_device
 
 FORMAT = "ditmoe-weights-1"
 CONFIG = "config.json"
+OWN = re.compile(r"config\.json|weights-\d{5,}\.safetensors")
+"""Names of the files that `write` writes."""
 SECTIONS = ("model", "tokens", "router", "conditioning", "num_classes")
 
 
@@ -77,11 +80,13 @@ def _check_replaceable(folder: Path) -> None:
         return
     try:
         _read_config(folder)
-    except (ValueError, OSError) as error:
-        if not folder.is_dir() or any(folder.iterdir()):
-            raise ValueError(
-                f"{folder} must be new, or a folder that convert wrote, got one that holds something else"
-            ) from error
+        other = others_in(folder, OWN.fullmatch)
+    except (ValueError, OSError):
+        other = ["something else"] if not folder.is_dir() or any(folder.iterdir()) else []
+    if other:
+        raise ValueError(
+            f"{printable(folder)} must be new, or a folder that convert wrote, got one that holds {', '.join(other)}"
+        )
 
 
 def load(

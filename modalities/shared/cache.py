@@ -120,6 +120,8 @@ def store(file: Path, **arrays: np.ndarray) -> None:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
     except OSError as error:
         _tell_once(f"results cannot be kept in {file.parent}: {error.strerror}")
+    except ValueError as error:  # a folder, a pipe or a device has the file's name
+        _tell_once(f"results cannot be kept in {file.parent}: {error}")
 
 
 @functools.cache

@@ -93,6 +93,12 @@ def test_the_same_twice_and_nothing_of_one_that_fails(
     (tmp_path / "mine" / "diary.txt").write_text("dear diary")
     with pytest.raises(ValueError, match=r"^out must be new, or hold an older analysis: .* something else$"):
         analyze_checkpoint(runs / "image", **few, out=tmp_path / "mine")
+    (tmp_path / "mine" / "analysis.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"^out must be new, or hold an older analysis: .* holds diary\.txt$"
+    ):
+        analyze_checkpoint(runs / "image", **few, out=tmp_path / "mine")
+    assert (tmp_path / "mine" / "diary.txt").read_text() == "dear diary"
 
 
 def _close(a: object, b: object) -> bool:

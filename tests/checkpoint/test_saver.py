@@ -36,6 +36,16 @@ def test_a_failure_comes_out_and_the_step_may_be_tried_again(tmp_path: Path, bac
     assert saver.saved == 1
 
 
+@pytest.mark.parametrize("background", [False, True])
+def test_a_step_that_would_replace_a_link_fails_too(tmp_path: Path, background: bool) -> None:
+    saver = Saver(tmp_path, ALONE, background, keep_last=2)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-0000001").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="is a link"):
+        written(saver)
+    assert saver.saved == saver.begun == 0
+
+
 def written(saver: Saver) -> None:
     saver.save(1, {"model": {"w": torch.ones(3)}})
     saver.finish()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ditmoe import checkpoint
-from ditmoe.checkpoint import atomic, replacing, store
+from ditmoe.checkpoint import atomic, manifest, replacing, store
 from ditmoe.config.restore import load_weights, restore
 from ditmoe.export import export
 from ditmoe.inference import evaluate_checkpoint, sample_checkpoint
@@ -107,6 +107,17 @@ def test_any_damage_is_seen(tmp_path: Path, capsys: pytest.CaptureFixture, name:
     assert told.count("\n") == 1
     with pytest.raises((ValueError, OSError), match="step-0000002"):  # asked for by name there is none before
         store.load(file.parent)
+
+
+def test_a_file_of_holes_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """A few bytes of an archive may unpack to terabytes of them, which take hours to read."""
+    folder = store.save(tmp_path, 1, content(1))
+    os.truncate(folder / "ema.safetensors", size := 2**29)
+    told = manifest.read(folder)
+    told["files"]["ema.safetensors"]["bytes"] = size
+    (folder / manifest.NAME).write_bytes(manifest.sealed(told))
+    with pytest.raises(ValueError, match=rf"ema\.safetensors must hold .* got {size} bytes of mostly holes$"):
+        store.find(tmp_path)
 
 
 def test_what_is_not_read_is_not_looked_at(tmp_path: Path) -> None:

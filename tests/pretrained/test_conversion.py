@@ -222,7 +222,12 @@ def test_another_folder_is_not_overwritten(moe: State, tmp_path: Path) -> None:
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="holds something else"):
         converted(moe, tmp_path)
-    assert (tmp_path / "out" / "thesis.txt").exists()
+    (tmp_path / "out" / "thesis.txt").rename(tmp_path / "thesis.txt")
+    converted(moe, tmp_path)
+    (tmp_path / "thesis.txt").rename(tmp_path / "out" / "thesis.txt")
+    with pytest.raises(ValueError, match=r"a folder that convert wrote, got one that holds thesis\.txt$"):
+        converted(moe, tmp_path)
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
 
 
 def test_loading_trusts_no_configuration(moe: State, tmp_path: Path) -> None:

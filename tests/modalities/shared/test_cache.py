@@ -1,7 +1,9 @@
 """Kept results: only what was kept, as it was kept, is believed; anything else is one line and computed anew."""
 
 import io
+import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,16 @@ def test_what_is_not_of_its_form_is_computed_anew(
     assert "damaged and computed anew" in line
     again = cache.computed(file, lambda: pytest.fail("it is kept now"), FORMS)
     assert all(np.array_equal(again[name], GOOD[name]) for name in GOOD)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda file: file.symlink_to(os.devnull)])
+def test_what_lies_in_the_way_costs_no_result(
+    make: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    make(file := tmp_path / "a.npz")
+    assert cache.computed(file, lambda: GOOD, FORMS) == GOOD
+    assert f"results cannot be kept in {tmp_path}: {file} must be a plain file" in capsys.readouterr().err
+    assert not file.is_file()
 
 
 def test_what_nobody_asked_for_is_not_read(tmp_path: Path) -> None:
