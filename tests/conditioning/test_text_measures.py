@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks.quality import text_states
+from benchmarks.quality.clip_digits import read_digits
 from benchmarks.quality.clip_reading import of_clips, reader_of_clips
 from benchmarks.quality.text_binding import wrong_captions
 from benchmarks.quality.text_compute import correlation
@@ -29,6 +30,17 @@ def test_which_digit_moves_where_is_read_off_real_clips() -> None:
     ]
     differs = np.array([a != b for a, b in zip(captions, exchanged, strict=True)])
     assert of_clips(real.data, exchanged, reader)["bound"][differs].mean() <= 0.2
+
+
+def test_digits_of_one_class_are_read_off_real_clips() -> None:
+    data = MovingDigits((32, 32), 9)
+    real = data.reference("test", 16)
+    assert real.labels is not None
+    reader = reader_of_clips(data, num=60)
+    right = read_digits(real.data, real.labels, reader)
+    assert right.shape == (16, 2)
+    assert right.mean() >= 0.8
+    assert read_digits(real.data, (real.labels + 1) % 10, reader).mean() <= 0.2
 
 
 def test_what_two_values_share_by_place_alone_is_taken_off() -> None:
