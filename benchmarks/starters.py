@@ -8,14 +8,18 @@
         process.mean=0.7 process.std=1.3
     python -m benchmarks.starters runs/pointcloud/starter runs/image/starter runs/video/starter
 
-Writes ditmoe/starters/<modality>/ for each run: its averaged weights in float16, its configuration and data facts, a
-hundred lines of its log, and its final metrics.
+Writes ditmoe/starters/<modality>/ for each run: its averaged weights and its data facts in float16, its configuration,
+a hundred lines of its log, and its final metrics.
 """
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import Tensor
 
 from benchmarks import options_of
 from ditmoe import checkpoint
@@ -28,9 +32,9 @@ def pack(run: Path, into: Path = STARTERS) -> Path:
     """Write the starter of a run's newest checkpoint, in place of an earlier one; returns its folder."""
     found = checkpoint.find(run, parts=("ema", "facts"))
     modality = found.plain["config"]["modality"]["_target_"].split(".")[1]
-    weights = {name: value.half() for name, value in found.part("ema").items()}
+    halves = {part: _halves(found.part(part)) for part in ("ema", "facts")}
     with TemporaryDirectory() as draft:
-        parts = {"ema": weights} | {name: found.part(name) for name in ("facts", "config", "step")}
+        parts = halves | {name: found.part(name) for name in ("config", "step")}
         checkpoint.save(Path(draft), found.plain["step"], parts)
         shutil.rmtree(into / modality, ignore_errors=True)
         shutil.copytree(listed(Path(draft))[0][1], into / modality)
@@ -40,6 +44,12 @@ def pack(run: Path, into: Path = STARTERS) -> Path:
     metrics = json.loads((run / "metrics.json").read_text())
     (into / modality / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     return into / modality
+
+
+def _halves(part: Any) -> Any:
+    if isinstance(part, Mapping):
+        return {name: _halves(value) for name, value in part.items()}
+    return part.half() if isinstance(part, Tensor) and part.is_floating_point() else part
 
 
 def main() -> None:
