@@ -4,7 +4,7 @@ A BLIP is asked about each noun phrase of a prompt ("a red book?"); the score of
 probabilities of yes against no, that of a category (the tag) the mean over pictures.
 
 The benchmark's other categories are not here: spatial relations and numbers need UniDet, which transformers lacks, and
-whose 700 classes no Mask2Former knows; "non-spatial" is a CLIP score of another name; "complex" combines all of them.
+which knows classes that a Mask2Former of COCO does not; "non-spatial" is a CLIP score; "complex" averages these.
 """
 
 import importlib.metadata
