@@ -121,6 +121,8 @@ PLACES: list[tuple[str, Any]] = [
     ("modality.evaluation.clip", "victim"),
     ("modality.evaluation.geneval", "victim/diary.txt"),
     ("modality.evaluation.detector", "victim"),
+    ("modality.evaluation.compbench", "victim/diary.txt"),
+    ("modality.evaluation.vqa", "victim"),
     ("modality.evaluation.x", [{"_target_": "torch.utils.collect_env.run", "command": "touch PWNED"}]),
     ("modality.preparation", {"out": "victim"}),
     ("modality.data.root", "victim"),

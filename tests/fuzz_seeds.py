@@ -28,7 +28,7 @@ from ditmoe.training.resume import resume
 from modalities.image import Pictures
 from modalities.image.data import picture_sets as images
 from modalities.image.data.pictures import open_picture
-from modalities.image.metrics import geneval
+from modalities.image.metrics import compbench, geneval
 from modalities.image.metrics.features import read_reference
 from modalities.pointcloud.data import formats
 from modalities.pointcloud.data.channels import Channels
@@ -240,6 +240,12 @@ def requirements(file: Path) -> Path:
     return file
 
 
+def phrases(file: Path) -> Path:
+    line = {"tag": "color", "prompt": "a red book and a cup", "phrases": ["a red book", "a cup"]}
+    file.write_text(json.dumps(line) + "\n" + json.dumps({"tag": "shape", "prompt": "a round cup"}) + "\n")
+    return file
+
+
 def readers(place: Path) -> list[Reader]:
     for name in ("clouds", "coloured", "meshes", "pictures", "videos", "npz", "dit"):
         (place / name).mkdir()
@@ -307,6 +313,7 @@ def readers(place: Path) -> list[Reader]:
         Reader("pictures", pictures(place / "pictures"), open_picture),
         Reader("picture sets", arrays["pictures"], images.read_set),
         Reader("requirements", [requirements(place / "requirements.jsonl")], geneval.read),
+        Reader("phrases", [phrases(place / "phrases.jsonl")], compbench.read),
         Reader("references", arrays["reference"], read_reference),
         Reader("shards", shards(place), lambda path: Pictures((8, 8), root=path).batch(2, 0, 0)),
         Reader("latents", [encoded], latent_batch),

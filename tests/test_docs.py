@@ -50,12 +50,13 @@ NOT_RUN = {  # a word that a command holds: why it is only composed
     "modality.evaluation.features=i3d": "published weights of I3D",
     "modality.evaluation.clip=clip-vit-base-patch32/": "weights of a CLIP",
     "modality.evaluation.detector=mask2former-swin-small-coco-instance/": "weights of a Mask2Former",
+    "modality.evaluation.vqa=blip-vqa-base/": "weights of a BLIP",
 }
 OTHERS = {  # programs that are not ours: why they are not run
     "pip": "installs", "pytest": "is what runs this", "python3": "makes an environment",
     "python": "of that environment", "sh": "is for a GPU, `tests/test_gpu_page.py`",
     "ruff": "`./run lint`", "mypy": "`./run lint`", "tensorboard": "serves for ever",
-    "sed": "is tested beside what reads its file, `test_geneval_score`",
+    "sed": "is tested beside what reads its file, `test_geneval_score`, `test_compbench`",
     "cp": "`Runner` has the examples at home", "export": "`run` has the folders in sys.path",
 }  # fmt: skip
 

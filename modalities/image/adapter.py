@@ -24,7 +24,7 @@ from modalities.image.data.dataset import turn
 from modalities.image.data.listing import Picture, labels_of
 from modalities.image.data.native_pictures import PackedPictures
 from modalities.image.data.picture_sets import ReferenceFile, read_set
-from modalities.image.metrics import geneval_score
+from modalities.image.metrics import compbench, geneval_score
 from modalities.image.metrics.evaluation import evaluate_images
 from modalities.image.metrics.features import make as make_extractor
 from modalities.image.metrics.warnings import about_compression
@@ -56,7 +56,7 @@ class Image(LatentModality):
         budget: with `native`, the most tokens of a packed row.
         rows: with `native`, packed rows in a batch, over all processes.
         evaluation: options of `evaluate_images`, and "clip": the CLIP of `clip_score`,
-            "geneval" and "detector": those of `geneval_score`.
+            "geneval" and "detector": those of `geneval_score`; "compbench" and "vqa": those of `compbench`.
         preparation: options of `latent_writer.prepare`.
         data_facts: class names, latent shape and fitted codec, from a checkpoint; None takes them from the data.
         captions: condition on captions as well as classes.
@@ -74,6 +74,8 @@ class Image(LatentModality):
         "evaluation.clip",
         "evaluation.geneval",
         "evaluation.detector",
+        "evaluation.compbench",
+        "evaluation.vqa",
     )
     published, autoencoders = Autoencoder, Autoencoder.known
     decoded_at_once = 32
@@ -99,6 +101,7 @@ class Image(LatentModality):
         self._evaluation, self._preparation = dict(evaluation or {}), dict(preparation or {})
         self._clip = clip_score.option(self._evaluation)
         self._geneval = geneval_score.option(self._evaluation)
+        self._compbench = compbench.option(self._evaluation)
         check_options("modality.evaluation", evaluate_images, self._evaluation)
         check_options("modality.preparation", write_latents, self._preparation)
 
@@ -186,13 +189,16 @@ class Image(LatentModality):
 
     def check_prompts(self, prompts: Sequence[str] | None) -> None:
         geneval_score.opened(self._geneval, prompts, clip_score.opened(self._clip, prompts))
+        compbench.opened(self._compbench, prompts)
 
     def check_evaluation(self, split: str = "test") -> None:
         clip = clip_score.check_training(self._clip, self.captions)
         check_enough(self.data.count(split), split, "pictures")
-        if self._geneval is not None:
+        if self._geneval is not None or self._compbench is not None:
             pictures = self.data.split(split) if self.captions else ()
-            geneval_score.opened(self._geneval, [self.data.captioner.first(each) for each in pictures], clip)
+            prompts = [self.data.captioner.first(each) for each in pictures]
+            geneval_score.opened(self._geneval, prompts, clip)
+            compbench.opened(self._compbench, prompts)
         chosen = self._evaluation
         make_extractor(
             chosen.get("features", "pixels"),
@@ -205,6 +211,7 @@ class Image(LatentModality):
         prompts = clip_score.prompts_of(generated)
         clip = clip_score.opened(self._clip, prompts)
         judge = geneval_score.opened(self._geneval, prompts, clip)
+        binding = compbench.opened(self._compbench, prompts)
         against = reference.file if isinstance(reference, ReferenceFile) else reference
         report = about_compression(
             evaluate_images(generated, against, train, **self._evaluation), generated, reference
@@ -212,11 +219,12 @@ class Image(LatentModality):
         report = clip_score.added(
             report, clip, generated, reference, lambda picture: [picture], "one of each"
         )
-        return geneval_score.added(report, judge, generated)
+        return compbench.added(geneval_score.added(report, judge, generated), binding, generated)
 
     def read(self, path: Path) -> Samples:
         """Read a folder of images of one size, an .npz with arr_0 (uint8), or one with ADM's statistics."""
-        asking = self._clip if self._geneval is None else self._geneval.file
+        files = (each.file for each in (self._geneval, self._compbench) if each is not None)
+        asking = next(files, self._clip)
         return clip_score.with_prompts(asking, read_set(path), path)
 
     def write_each(self, samples: Samples, folder: Path) -> list[Path]:

@@ -59,18 +59,27 @@ def wilson(share: float, count: float) -> tuple[float, float]:
     return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
+def mean_of_groups(x: Float[np.ndarray, " n"], group: Int64[np.ndarray, " n"]) -> Estimate:
+    """The mean of samples that come in groups, of which the groups are independent.
+
+    Its variance is v = G / (G - 1) sum over groups of (sum of x - mean)^2 / n^2; of one group it is not known.
+    """
+    mean, num = float(x.mean()), len(np.unique(group))
+    squares = float((np.bincount(group, x - mean) ** 2).sum()) / len(x) ** 2
+    return Estimate(mean, (squares * num / (num - 1)) ** 0.5 if num > 1 else np.nan, df=num - 1)
+
+
 def share_of_groups(right: Bool[np.ndarray, " n"], group: Int64[np.ndarray, " n"]) -> tuple[float, float]:
     """A share of samples that come in groups, and the number of independent samples of equal variance, for `wilson`.
 
-    That is p (1 - p) / v, at most n, of v = G / (G - 1) sum over groups of (sum of x - p)^2 / n^2. Where nothing varies
-    (all are right, none is, or there is one group) it is the number G of groups.
+    That is p (1 - p) / v, at most n, of v as in `mean_of_groups`. Where nothing varies (all are right, none is, or
+    there is one group) it is the number G of groups.
     """
-    share, num = float(right.mean()), len(np.unique(group))
-    sums = np.bincount(group, right - share)
-    variance = float((sums**2).sum()) / len(right) ** 2 * num / max(1, num - 1)
+    found = mean_of_groups(right.astype(np.float64), group)
+    share, num = found.value, found.df + 1
     if num == 1 or share in (0, 1):
         return share, num
-    return share, min(len(right), share * (1 - share) / max(variance, 1e-300))
+    return share, min(len(right), share * (1 - share) / max(found.error**2, 1e-300))
 
 
 def of_mean(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -> tuple[float, float]:

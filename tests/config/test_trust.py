@@ -18,6 +18,8 @@ from ditmoe.config import build, cli, known_classes, plain_values, trust
 from ditmoe.config.compose import composed
 
 FILE = Path("run/checkpoints/step-0000001")
+READ = ("clip", "geneval", "detector", "compbench", "vqa")
+"""Options of evaluations, beside others."""
 NOT_PLAIN = [
     (1,), {1}, frozenset(), b"x", bytearray(2), 1j, Path("x"), torch.zeros(1), torch.Size([1]), torch.float32,
     torch.device("cpu"), np.float64(1), np.zeros(2), collections.OrderedDict(a=1), collections.defaultdict(int),
@@ -184,10 +186,10 @@ def test_every_option_that_could_be_a_path_is_withheld() -> None:
                     seen.add(name)
             for group in ("evaluation", "preparation"):
                 for name in node.get(group) or {}:
-                    if name in ("cache", "weights", "clip", "geneval", "detector", "root", "path"):
+                    if name in (*READ, "cache", "weights", "root", "path"):
                         assert f"{group}.{name}" in opens, (node["_target_"], name)
                         seen.add(name)
-    assert {"root", "path", "cache", "weights", "clip", "geneval", "detector", "latents"} <= seen
+    assert {"root", "path", "cache", "weights", "latents", *READ} <= seen
 
 
 def test_what_would_be_opened_needs_the_persons_word() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from ditmoe.outside import check_number, decoded, parse_json, printable, read_regular, shown
+from ditmoe.outside import check_number, shown
+from modalities.image.metrics import by_prompt
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 RELATIONS = ("left of", "right of", "above", "below")
@@ -25,8 +26,8 @@ SAME = {
     "keyboard": "computer keyboard",
 }  # fmt: skip
 """Classes of COCO by the names of detectors, and by those of GenEval."""
-LARGEST, MOST_LINES, MOST_CLAUSES, LONGEST = 2**24, 10_000, 16, 2_000
-"""Bytes and lines of a file of requirements, clauses of a list, and letters of a text."""
+MOST_CLAUSES = 16
+"""Of a list."""
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels; the last two are the first ones outside."""
 
@@ -52,11 +53,9 @@ class Clause:
 
 
 @dataclass(frozen=True)
-class Required:
+class Required(by_prompt.Line):
     """What pictures of a prompt must show, `include`, and must not show, `exclude`; `tag` is the task."""
 
-    prompt: str
-    tag: str
     include: tuple[Clause, ...]
     exclude: tuple[Clause, ...] = ()
 
@@ -132,33 +131,14 @@ def read(file: Path) -> dict[str, Required]:
     Raises:
         OSError, ValueError: one line, with the number of the line that is wrong.
     """
-    found: dict[str, Required] = {}
-    for number, line in enumerate(decoded(read_regular(file, LARGEST)).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            one = _required(parse_json(line))
-            if found.setdefault(one.prompt, one) != one:
-                raise ValueError("prompt must be another than in an earlier line, of other requirements")
-            if len(found) > MOST_LINES:
-                raise ValueError(f"it must have at most {MOST_LINES} prompts")
-        except ValueError as error:
-            raise ValueError(f"line {number} of {printable(file)}: {printable(error)}") from error
-    if not found:
-        raise ValueError(f"{printable(file)} must hold a JSON object a line, got none")
-    return found
-
-
-def squeezed(prompt: str) -> str:
-    """Without spaces that say nothing, as prompts are compared."""
-    return " ".join(prompt.split())
+    return by_prompt.read(file, _required)
 
 
 def _required(node: Any) -> Required:
-    fields = _fields(node, "it", ("tag", "prompt", "include"), ("exclude",))
-    if not re.fullmatch(r"\w{1,40}", tag := _text(fields["tag"], "tag"), re.ASCII):
+    fields = by_prompt.fields(node, "it", ("tag", "prompt", "include"), ("exclude",))
+    if not re.fullmatch(r"\w{1,40}", tag := by_prompt.text(fields["tag"], "tag"), re.ASCII):
         raise ValueError(f"tag must be at most 40 letters, digits and _, got {shown(tag)}")
-    prompt = squeezed(_text(fields["prompt"], "prompt"))
+    prompt = by_prompt.squeezed(by_prompt.text(fields["prompt"], "prompt"))
     include = _clauses(fields["include"], "include", 1, ("color", "position"))
     return Required(prompt, tag, include, _clauses(fields.get("exclude", []), "exclude", 0, ()))
 
@@ -170,14 +150,14 @@ def _clauses(some: Any, name: str, least: int, more: Sequence[str]) -> tuple[Cla
 
 
 def _clause(node: Any, where: str, earlier: int, more: Sequence[str]) -> Clause:
-    fields = _fields(node, where, ("class", "count"), more)
+    fields = by_prompt.fields(node, where, ("class", "count"), more)
     check_number(f"{where}.count", fields["count"], 1, MOST, whole=True)
     colour, place = fields.get("color"), None
     if "color" in fields and colour not in COLOURS:
         raise ValueError(f"{where}.color must be one of {', '.join(COLOURS)}, got {shown(colour)}")
     if "position" in fields:
         place = _place(fields["position"], f"{where}.position", earlier)
-    return Clause(_text(fields["class"], f"{where}.class"), fields["count"], colour, place)
+    return Clause(by_prompt.text(fields["class"], f"{where}.class"), fields["count"], colour, place)
 
 
 def _place(value: Any, where: str, earlier: int) -> tuple[str, int]:
@@ -188,19 +168,3 @@ def _place(value: Any, where: str, earlier: int) -> tuple[str, int]:
         raise ValueError(f"{where} must refer to an earlier one of include, but this is the first")
     check_number(f"the number in {where}", value[1], 0, earlier - 1, whole=True)
     return value[0], value[1]
-
-
-def _fields(node: Any, where: str, needed: Sequence[str], more: Sequence[str]) -> dict[str, Any]:
-    if not isinstance(node, dict):
-        raise ValueError(f"{where} must be a JSON object, got {shown(node)}")
-    if unknown := sorted(set(node) - {*needed, *more}):
-        raise ValueError(f"{where} must have no {unknown[0]}; it may have {', '.join((*needed, *more))}")
-    if missing := [name for name in needed if name not in node]:
-        raise ValueError(f"{where} must have {' and '.join(missing)}")
-    return node
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not 0 < len(value.strip()) <= LONGEST or value != printable(value):
-        raise ValueError(f"{where} must be printable text of at most {LONGEST} letters, got {shown(value)}")
-    return value

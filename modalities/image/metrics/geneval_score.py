@@ -1,25 +1,24 @@
 """The score of a set of pictures in GenEval (arXiv 2310.11513), with what makes it readable."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from os import PathLike
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 from ditmoe.checkpoint.atomic import digest
 from ditmoe.checkpoint.transformers_folder import library_for
 from ditmoe.modality import Report, Samples
 from ditmoe.outside import at_home, printable
-from modalities.image.metrics import geneval
+from modalities.image.metrics import by_prompt, geneval
+from modalities.image.metrics.by_prompt import Paths
 from modalities.image.metrics.detector import DETECTOR, Detector
 from modalities.image.metrics.geneval import COLOURS, MOST, OF_COUNTING, THRESHOLD, Found, Required
 from modalities.shared.clip_model import LONGEST, Clip
-from modalities.shared.clip_score import OTHERS, prompts_of
+from modalities.shared.clip_score import OTHERS
 from modalities.shared.confidence import of_mean, share_of_groups, wilson
 
 NAME, OPTION, WITH = "geneval", "modality.evaluation.geneval", "modality.evaluation.detector"
@@ -35,28 +34,13 @@ DIFFERS = (
 )
 
 
-@dataclass(frozen=True)
-class Paths:
-    """The options: a file of requirements, and a folder or hub name of a detector."""
-
-    file: str | PathLike
-    detector: str | PathLike
-
-
 def option(evaluation: dict[str, Any]) -> Paths | None:
     """Take the options out of those of an evaluation.
 
     Raises:
         ValueError: if they are neither text nor null, or one of them lacks the other.
     """
-    file, detector = evaluation.pop("geneval", None), evaluation.pop("detector", None)
-    for name, value in ((OPTION, file), (WITH, detector)):
-        if not isinstance(value, str | PathLike | None):
-            raise ValueError(f"{name} must be a path or null, got {value!r}")
-    if (file is None) != (detector is None):
-        given, lacks = (OPTION, WITH) if detector is None else (WITH, OPTION)
-        raise ValueError(f"{given} needs {lacks} too: a file of requirements, and what finds objects")
-    return None if file is None or detector is None else Paths(file, detector)
+    return by_prompt.option(evaluation, NAME, "detector", "a file of requirements, and what finds objects")
 
 
 class Colours:
@@ -104,17 +88,7 @@ def opened(paths: Paths | None, prompts: Sequence[str] | None, clip: Clip | None
     """
     if paths is None:
         return None
-    if not any(prompts or ()):
-        raise ValueError(
-            f"{OPTION} judges samples by their prompts, of a model with conditioning=text or in prompts.json beside "
-            "their files, and none are known: leave it out"
-        )
-    every = _requirements(paths)
-    required = {one: every[one] for one in map(geneval.squeezed, prompts or ()) if one in every}
-    if not required:
-        raise ValueError(
-            f"{OPTION} must have requirements of the samples' prompts, and has of none, as {next(iter(every))!r}"
-        )
+    required = by_prompt.of_samples(OPTION, paths, prompts, geneval.read)
     if clip is None and (coloured := next((one for one in required.values() if one.has_colours), None)):
         raise ValueError(
             f"{OPTION} needs modality.evaluation.clip too, for the colours of {coloured.prompt!r}"
@@ -131,25 +105,11 @@ def opened(paths: Paths | None, prompts: Sequence[str] | None, clip: Clip | None
     return Judge(told, required, detector, Colours(clip) if clip else None)
 
 
-def _requirements(paths: Paths) -> dict[str, Required]:
-    path = at_home(os.fspath(paths.file))  # of a stranger's configuration it says how to allow it
-    return _opened(
-        f"{OPTION} must be a file of requirements, a JSON object a line", lambda: geneval.read(path)
-    )
-
-
 def _detector(paths: Paths) -> Detector:
-    path, kind = os.fspath(paths.detector), "Mask2FormerForUniversalSegmentation"
+    path, kind = os.fspath(paths.model), "Mask2FormerForUniversalSegmentation"
     library_for(DETECTOR)
     what = f"a folder with {kind} in safetensors and preprocessor_config.json, or such a name on the hub"
-    return _opened(f"{WITH} must be a Mask2Former of transformers, {what}", lambda: Detector(path))
-
-
-def _opened(must: str, make: Callable[[], Any]) -> Any:
-    try:
-        return make()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{must}: {error}") from error
+    return by_prompt.tried(f"{WITH} must be a Mask2Former of transformers, {what}", lambda: Detector(path))
 
 
 @dataclass(frozen=True)
@@ -174,11 +134,7 @@ def added(report: Report, judge: Judge | None, generated: Samples, progress: boo
     values, intervals = _scores(verdicts, lambda one: one.own)
     compared = [one for one in verdicts if one.other is not None]
     rows, notes = dict(report.rows), list(report.notes)
-    if len(compared) < len(verdicts):
-        alone = {one.required.tag: None for one in verdicts if one.other is None}
-        notes.append(
-            f"{OTHERS} has no {', '.join(f'{NAME}/{tag}' for tag in alone)}: all pictures have one prompt"
-        )
+    notes += by_prompt.about_alone(NAME, (one.required for one in verdicts if one.other is None))
     if compared:
         others, _ = _scores(compared, lambda one: one.other)
         if len(compared) < len(verdicts):
@@ -199,26 +155,13 @@ def added(report: Report, judge: Judge | None, generated: Samples, progress: boo
 
 
 def _judged(judge: Judge, samples: Samples, progress: bool) -> list[_Verdict]:
-    following, verdicts = _following(judge.required.values()), []
-    bar = tqdm(samples.data, desc=NAME, unit="picture", leave=False, mininterval=1, disable=not progress)
-    for picture, prompt in zip(bar, prompts_of(samples) or [], strict=True):
-        if (own := judge.required.get(geneval.squeezed(prompt))) is None:
-            continue
+    verdicts = []
+    for picture, own, other in by_prompt.pairs(NAME, samples, judge.required, progress):
         objects = judge.detector(picture, own.threshold)
         colour = partial(judge.colours, picture) if judge.colours else lambda *_: ""
-        other = following.get(own.prompt)
         right = None if other is None else geneval.is_right(other, objects, colour)
         verdicts.append(_Verdict(own, geneval.is_right(own, objects, colour), right))
     return verdicts
-
-
-def _following(required: Iterable[Required]) -> dict[str, Required]:
-    """Prompt -> requirements of the next one of its task, if that has several."""
-    tasks: dict[str, list[Required]] = {}
-    for each in required:
-        tasks.setdefault(each.tag, []).append(each)
-    several = (task for task in tasks.values() if len(task) > 1)
-    return {one.prompt: task[i - len(task) + 1] for task in several for i, one in enumerate(task)}
 
 
 def _scores(
@@ -228,7 +171,7 @@ def _scores(
     values, intervals = dict[str, float](), dict[str, tuple[float, float]]()
     for tag in dict.fromkeys(one.required.tag for one in verdicts):
         some = [one for one in verdicts if one.required.tag == tag]
-        _, group = np.unique([one.required.prompt for one in some], return_inverse=True)
+        group = by_prompt.groups(one.required for one in some)
         share, num = share_of_groups(np.array([bool(of(one)) for one in some]), group)
         values[f"{NAME}/{tag}"], intervals[f"{NAME}/{tag}"] = share, wilson(share, num)
     middle = of_mean(list(values.values()), list(intervals.values()))
@@ -246,7 +189,7 @@ def _protocol(judge: Judge, verdicts: Sequence[_Verdict], num: int) -> dict[str,
         "geneval requirements": judge.file,
         "geneval detector": f"{judge.detector.told}; scores above {THRESHOLD}, in counting {OF_COUNTING}, at most "
         f"{MOST} of a class",
-        "geneval intervals": "prompts are independent, pictures of one prompt are not",
+        "geneval intervals": by_prompt.INTERVALS,
         "geneval differs": DIFFERS,
     }
     if judge.colours:

@@ -20,10 +20,12 @@ from ditmoe.inference import evaluate_checkpoint, evaluate_files, sample_checkpo
 from ditmoe.modality import Report, Samples
 from ditmoe.train import make_trainer
 from modalities.image.metrics import geneval_score
+from modalities.image.metrics.by_prompt import Paths
 from modalities.image.metrics.detector import Detector, Resizing
 from modalities.image.metrics.geneval import COLOURS, Found
-from modalities.image.metrics.geneval_score import Colours, Paths, cropped
+from modalities.image.metrics.geneval_score import Colours, cropped
 from modalities.shared.clip_model import Clip
+from modalities.shared.clip_score import prompts_of
 from modalities.shared.confidence import of_mean, wilson
 from tests.modalities.image import detectors
 from tests.pages import ROOT
@@ -115,7 +117,7 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
 
 
 def judged(paths: Paths, generated: Samples, clip: Clip | None = None) -> Report:
-    judge = geneval_score.opened(paths, geneval_score.prompts_of(generated), clip)
+    judge = geneval_score.opened(paths, prompts_of(generated), clip)
     return geneval_score.added(EMPTY, judge, generated, progress=False)
 
 

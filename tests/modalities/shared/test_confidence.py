@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from modalities.shared.confidence import of_mean, share_of_groups, wilson
+from modalities.shared.confidence import mean_of_groups, of_mean, share_of_groups, wilson
 
 
 def test_effective_numbers_by_hand_and_within_bounds() -> None:
@@ -30,6 +30,25 @@ def test_intervals_hold_what_they_should() -> None:
             held[name] += low <= 0.5 <= high
     assert 0.92 < held["groups"] / 400 < 0.98
     assert held["pictures"] / 400 < 0.85  # what treating pictures as independent would claim
+
+
+def test_means_of_groups_are_as_sure_as_those_of_their_means() -> None:
+    rng = np.random.default_rng(0)
+    means = rng.random(10)
+    whole = mean_of_groups(means, np.arange(10))
+    assert (whole.value, whole.error, whole.df) == pytest.approx(
+        (means.mean(), means.std(ddof=1) / 10**0.5, 9)
+    )
+    within = np.tile([-0.1, 0.1, 0.3, -0.3], 10)  # which does not matter where all groups are whole
+    again = mean_of_groups(np.repeat(means, 4) + within, np.repeat(np.arange(10), 4))
+    assert (again.value, again.error, again.df) == pytest.approx((whole.value, whole.error, 9))
+    held = 0
+    for _ in range(400):
+        x = np.repeat(rng.beta(0.5, 0.5, 20), 4) * rng.random(80)
+        low, high = mean_of_groups(x, np.repeat(np.arange(20), 4)).interval()
+        held += low <= 0.25 <= high
+    assert 0.9 < held / 400 < 0.98
+    assert np.isnan(mean_of_groups(means, np.zeros(10, int)).error)
 
 
 def test_intervals_of_means() -> None:
