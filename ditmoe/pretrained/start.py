@@ -101,8 +101,11 @@ def adopt_facts(source: str, modality: Modality, section: Mapping[str, Any]) -> 
 
 
 def inherited(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Lines about properties of a distilled source that its weights pass on without the model's options for them."""
+    """Lines about properties of the source that its weights pass on without the model's options for them."""
     lines = []
+    rope, other = ("true" if model.get("rope") else "false" for model in (there, here))
+    if rope != other:
+        lines.append(f"    trained with model.rope={rope}: with {other} it has to learn positions anew")
     if there.get("guidance") is not None and here.get("guidance") is None:
         low, high = check_weights("model.guidance of what was distilled", there["guidance"])
         lines.append(

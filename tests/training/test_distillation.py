@@ -360,6 +360,8 @@ def test_what_stays_of_a_distillation_is_said() -> None:
     assert inherited({}, few) == inherited(few, few) == []
     assert "guidance 1 to 4: some" in inherited(few, {})[0]
     assert "for few steps" in inherited(few, {"guidance": [1, 4]})[0]
+    assert inherited({"rope": False}, {}) == []
+    assert "model.rope=true: with false" in inherited({"rope": True}, {"rope": False})[0]
 
 
 @pytest.mark.parametrize("earlier", [5, "x", [1], {"step": "a"}, {"step": -1}, {"step": None}])
