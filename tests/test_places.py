@@ -74,6 +74,16 @@ def test_an_impossible_place_is_known_before_the_work(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*")} == before
 
 
+def test_numbers_of_another_program_are_not_replaced(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "draw_from", lambda *_, **__: pytest.fail("the work was done"))
+    (tmp_path / "metrics.json").write_text('{"accuracy": 0.9}')
+    with pytest.raises(ValueError, match=r"metrics\.json must be what evaluate wrote, or not exist"):
+        evaluate_checkpoint(run, num=2, out=tmp_path)
+    assert (tmp_path / "metrics.json").read_text() == '{"accuracy": 0.9}'
+
+
 def test_what_is_found_out_leaves_nothing(tmp_path: Path) -> None:
     check_writable(tmp_path / "a" / "b" / "c.png")
     check_writable(tmp_path / "a" / "b" / "c", folder=True)
