@@ -12,6 +12,8 @@ import pytest
 import trimesh
 
 from modalities.pointcloud import Clouds
+from modalities.pointcloud.data import scans
+from modalities.pointcloud.data.formats import CLOUD_SUFFIXES, MESH_SUFFIXES, SET_SUFFIXES
 from modalities.pointcloud.data.pieces import absent
 from modalities.pointcloud.data.prepare import prepare
 from modalities.shared.isolation import run_isolated
@@ -105,6 +107,19 @@ def test_a_note_that_links_to_a_private_file_is_not_told(tmp_path: Path) -> None
     note.symlink_to(tmp_path / "private")
     assert prepare(tmp_path / "source", tmp_path / "out", num_points=8, workers=1)["notes"] == {}
     assert "secret" not in (tmp_path / "out" / "prepare.json").read_text()
+
+
+def test_a_private_file_is_not_quoted_as_unreadable(tmp_path: Path) -> None:
+    """A stranger's folder may hold links to it under the name of any format."""
+    (tmp_path / "source").mkdir()
+    np.save(tmp_path / "source" / "a.npy", np.eye(3))
+    (tmp_path / "private").write_text("secret\n")
+    formats = sorted({*CLOUD_SUFFIXES, *MESH_SUFFIXES, *SET_SUFFIXES, *scans.SUFFIXES} - {".npy"})
+    for suffix in formats:
+        (tmp_path / "source" / f"b{suffix}").symlink_to(tmp_path / "private")
+    report = prepare(tmp_path / "source", tmp_path / "out", num_points=8, workers=1)
+    assert report["unreadable"]
+    assert "secret" not in json.dumps(report)
 
 
 def test_the_split_of_a_shape_outlasts_other_shapes(source: Path, tmp_path: Path) -> None:
