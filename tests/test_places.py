@@ -84,6 +84,16 @@ def test_numbers_of_another_program_are_not_replaced(
     assert (tmp_path / "metrics.json").read_text() == '{"accuracy": 0.9}'
 
 
+def test_a_picture_beside_a_new_npz_is_not_replaced(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"a photo")
+    with pytest.raises(ValueError, match=r"a \.npz with no picture of that name beside it, got .*a\.png$"):
+        sample_checkpoint(run, 1, steps=1, out=tmp_path / "a.npz")
+    assert (tmp_path / "a.png").read_bytes() == b"a photo"
+    for _ in range(2):
+        sample_checkpoint(run, 1, steps=1, out=tmp_path / "b.npz")
+    assert sorted(os.listdir(tmp_path)) == ["a.png", "b.npz", "b.png"]
+
+
 def test_what_is_found_out_leaves_nothing(tmp_path: Path) -> None:
     check_writable(tmp_path / "a" / "b" / "c.png")
     check_writable(tmp_path / "a" / "b" / "c", folder=True)
