@@ -74,6 +74,26 @@ def test_an_impossible_place_is_known_before_the_work(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*")} == before
 
 
+def test_numbers_of_another_program_are_not_replaced(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "draw_from", lambda *_, **__: pytest.fail("the work was done"))
+    (tmp_path / "metrics.json").write_text('{"accuracy": 0.9}')
+    with pytest.raises(ValueError, match=r"metrics\.json must be what evaluate wrote, or not exist"):
+        evaluate_checkpoint(run, num=2, out=tmp_path)
+    assert (tmp_path / "metrics.json").read_text() == '{"accuracy": 0.9}'
+
+
+def test_a_picture_beside_a_new_npz_is_not_replaced(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"a photo")
+    with pytest.raises(ValueError, match=r"a \.npz with no picture of that name beside it, got .*a\.png$"):
+        sample_checkpoint(run, 1, steps=1, out=tmp_path / "a.npz")
+    assert (tmp_path / "a.png").read_bytes() == b"a photo"
+    for _ in range(2):
+        sample_checkpoint(run, 1, steps=1, out=tmp_path / "b.npz")
+    assert sorted(os.listdir(tmp_path)) == ["a.png", "b.npz", "b.png"]
+
+
 def test_what_is_found_out_leaves_nothing(tmp_path: Path) -> None:
     check_writable(tmp_path / "a" / "b" / "c.png")
     check_writable(tmp_path / "a" / "b" / "c", folder=True)

@@ -120,8 +120,23 @@ def _check_elsewhere(folder: Path) -> None:
 
 
 def others_in(folder: Path, own: Callable[[str], object]) -> list[str]:
-    """Printable names in a folder that are not its command's own: they would be lost if the folder was replaced."""
-    return [printable(name)[:60] for name in sorted(os.listdir(folder)) if not own(name)][:5]
+    """Printable paths of files in a folder, at any depth, that are not its command's own: replacing it would lose them.
+
+    Links and empty folders count as files; OSError if a folder cannot be read.
+
+    Args:
+        own: whether the command writes a file of this path, relative to the folder.
+    """
+    found: list[str] = []
+    for parent, folders, files in os.walk(folder, onerror=_raise):
+        names = files + [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        leaves = [os.path.join(parent, name) for name in names] or ([] if folders else [parent])
+        found += (os.path.relpath(leaf, folder) for leaf in leaves)
+    return [printable(path)[:60] for path in sorted(found) if not own(path)][:5]
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 class _EnoughError(Exception):

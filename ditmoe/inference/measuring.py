@@ -23,6 +23,7 @@ from ditmoe.inference.drawing import draw_from
 from ditmoe.inference.model_words import ModelWords
 from ditmoe.inference.request import ask
 from ditmoe.modality import Files, Metric, Report, Samples
+from ditmoe.outside import printable, read_json
 
 METRICS = "metrics.json"
 
@@ -79,7 +80,7 @@ def evaluate_checkpoint(
     weaker = models.restore_weaker(restored)
     folder = Path(out) if out else restored.folder
     ranks = launch.ranks()
-    ranks.all_or_raise(lambda: None if ranks.rank else check_writable(folder / METRICS))
+    ranks.all_or_raise(lambda: None if ranks.rank else _check_place(folder / METRICS))
     if tell and reference is None and (understood := adapter.understood()):
         print(understood)
     if reference is None:
@@ -143,11 +144,24 @@ def evaluate_files(
     """Evaluate one existing set against another."""
     adapter = build.make_whole(modality)
     metric, files = Metric.of(adapter, "evaluate"), Files.of(adapter, "evaluate")
-    check_writable((folder := Path(out) if out else Path()) / METRICS)
+    _check_place((folder := Path(out) if out else Path()) / METRICS)
     sets = [files.read(Path(path)) for path in (generated, reference, *([train] if train else []))]
     report = metric.evaluate(*sets)
     publish(report, folder)
     return report
+
+
+def _check_place(file: Path) -> None:
+    """Check that a report can be written; ValueError if it would replace a metrics.json of another program."""
+    check_writable(file)
+    try:
+        content = read_json(file)
+    except (OSError, ValueError):  # not there, or damaged
+        return
+    if not isinstance(content, dict) or "protocol" not in content:
+        raise ValueError(
+            f"{printable(file)} must be what evaluate wrote, or not exist, got something else: choose another out="
+        )
 
 
 def publish(report: Report, folder: Path) -> None:

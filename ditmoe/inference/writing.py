@@ -15,7 +15,7 @@ from ditmoe.checkpoint.atomic import check_writable
 from ditmoe.conditioning import Condition, captions_of
 from ditmoe.inference.request import Request
 from ditmoe.modality import Files, Modality, Samples, Surfaces, Turntables
-from ditmoe.outside import file_name
+from ditmoe.outside import file_name, printable
 
 FURTHER = MESHES, TURNTABLES = "meshes", "turntables"
 """Folder names of further outputs."""
@@ -102,9 +102,11 @@ def ready_place(place: Path, *further: Path) -> Iterator[None]:
     Raises:
         ValueError, OSError: with one line, if it is not writable or is locked.
     """
-    is_file = place.suffix == ".npz"
+    is_file, sheet = place.suffix == ".npz", place.with_suffix(".png")
+    if is_file and sheet.exists() and not place.exists():  # the sheet is written last
+        raise ValueError(f"out must be a .npz with no picture of that name beside it, got {printable(sheet)}")
     folders = further if is_file else (place, *further)
-    files = [place, place.with_suffix(".png")] if is_file else []
+    files = [place, sheet] if is_file else []
     for file in (*files, *(folder / "samples.png" for folder in folders)):
         check_writable(file)
     with alone_at(place) if is_file else nullcontext(), ExitStack() as stack:

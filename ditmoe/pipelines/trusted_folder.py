@@ -17,8 +17,11 @@ from ditmoe.outside import files_below, is_regular, printable, read_object
 INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
 PARTS, MODELS = ("transformer", "scheduler", "memory"), ("transformer", "memory", "vae")
 LORA = "pytorch_lora_weights.safetensors"
-FILES = frozenset({*PARTS, "vae", INDEX, LORA, "README.md", "metrics.json"})
-"""The files and folders that `export` writes."""
+OWN = re.compile(
+    rf"{re.escape(INDEX)}|{SCHEDULER}|{LORA}|README\.md|metrics\.json|"
+    rf"({'|'.join(MODELS)})/(config\.json|diffusion_pytorch_model[\w.-]*)"
+)
+"""Paths of the files that `export` writes."""
 OURS = {"transformer": ["ditmoe.pipelines", "Transformer"], "memory": ["ditmoe.pipelines", "Memory"]}
 FORBIDDEN = frozenset({".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5"})
 
@@ -116,7 +119,7 @@ def check_replaceable(out: Path) -> None:
         return
     try:
         check_folder(out)
-        other = others_in(out, FILES.__contains__)
+        other = others_in(out, OWN.fullmatch)
     except (ValueError, OSError):
         other = ["something else"]
     if other:

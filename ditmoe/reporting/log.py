@@ -90,9 +90,14 @@ def _lines(file: Path, log: Log) -> tuple[Iterator[bytes], int]:
     def each() -> Iterator[bytes]:
         with open_regular(file) as stream:
             place = 0
-            while line := stream.readline(LONGEST_LINE):
+
+            def piece() -> bytes:
+                # What a run, or somebody else, adds while this is read is left out.
+                return stream.readline(max(0, min(LONGEST_LINE, size - stream.tell())))
+
+            while line := piece():
                 whole = line.endswith(b"\n")
-                while not line.endswith(b"\n") and (line := stream.readline(LONGEST_LINE)):
+                while not line.endswith(b"\n") and (line := piece()):
                     pass
                 if not whole:
                     log.damaged += 1

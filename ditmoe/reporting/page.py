@@ -10,7 +10,7 @@ from typing import Any
 from ditmoe.checkpoint import replacing
 from ditmoe.checkpoint.atomic import check_writable
 from ditmoe.config.trust import Trust
-from ditmoe.outside import Patience, check_number, printable
+from ditmoe.outside import Patience, check_number, is_regular, open_regular, printable
 from ditmoe.outside.patience import SECONDS
 from ditmoe.reporting.budget import Budget, encoded
 from ditmoe.reporting.run import check_runs, describe_run, names_of
@@ -28,6 +28,8 @@ SCRIPTS = (
     "curves.js",
     "report.js",
 )
+POLICY = "default-src 'none'"
+"""The beginning of the policy of every page."""
 LARGEST = 18_000_000
 """Most bytes of data of all runs; scripts and styles add a hundred thousand."""
 MOST_RUNS, MOST_SAMPLES = 8, 1000
@@ -57,9 +59,7 @@ def write_report(
     check_number("the number of runs", len(folders), 1, MOST_RUNS, whole=True)
     check_runs(folders)
     file = Path(out) if out is not None else (folders[0] if len(folders) == 1 else Path()) / "report.html"
-    if file.is_dir():
-        raise ValueError(f"out must be a file, such as {printable(file / 'report.html')}, got a folder")
-    check_writable(file)
+    _check_place(file, named=out is not None)
     share = LARGEST // len(folders)
     told = [
         describe_run(folder, name, Budget(share), samples, trust, kind, Patience(SECONDS / len(folders)))
@@ -69,6 +69,23 @@ def write_report(
     with replacing(file) as stream:
         stream.write(text.encode())
     return file
+
+
+def _check_place(file: Path, named: bool) -> None:
+    """Check that the page can be written, and replaces no file of another kind or, unless named, of another program.
+
+    Raises:
+        ValueError, OSError: with one line, otherwise.
+    """
+    if file.is_dir() or file.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"out must be a file of HTML, such as report.html, got {printable(file)}")
+    if not named and is_regular(file):
+        with open_regular(file) as stream:
+            if POLICY.encode() not in stream.read(2**10):
+                raise ValueError(
+                    f"{printable(file)} is no page of ditmoe: name the file to write with out=..."
+                )
+    check_writable(file)
 
 
 def page(content: dict[str, Any], scripts: Sequence[str] = SCRIPTS, styles: Sequence[str] = STYLES) -> str:
@@ -82,7 +99,7 @@ def page(content: dict[str, Any], scripts: Sequence[str] = SCRIPTS, styles: Sequ
     script = "\n".join(asset(name) for name in scripts)
     policy = "; ".join(
         [
-            "default-src 'none'",
+            POLICY,
             "img-src data:",
             f"style-src {' '.join(map(_source, sheets))}",
             f"script-src {_source(script)}",

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ditmoe.distributed import say
-from ditmoe.outside import open_regular
+from ditmoe.outside import open_regular, printable
+
+_BEGIN = b'{"step": '
+"""The first bytes of a record."""
 
 
 class Recorder:
@@ -20,6 +23,9 @@ class Recorder:
     Args:
         folder: of the run; created if missing.
         step: the step at which the run resumes.
+
+    Raises:
+        ValueError: if a new run would cut a log.jsonl that is none of a run.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -27,10 +33,17 @@ class Recorder:
 
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / "log.jsonl"
+        data = b""
         if os.path.lexists(self.file):
-            open_regular(self.file).close()  # raises if it is a pipe
+            with open_regular(self.file) as stream:  # raises if it is a pipe
+                data = stream.read()
+        if step == 0 and not data.startswith(_BEGIN[: len(data)]):
+            raise ValueError(
+                f"{printable(self.file)} must be the log of a run, or not exist, got something else: remove it, or "
+                "choose another name= or out="
+            )
         self.handle = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        self.size = _whole(self.file.read_bytes(), step)
+        self.size = _whole(data, step)
         os.truncate(self.handle, self.size)
         self.pending = b""
         self.told = False

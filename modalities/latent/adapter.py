@@ -307,10 +307,10 @@ class LatentModality(
         if folder.suffix != ".npz":
             self.save_picture(samples, folder / "samples.png")
             return [folder / "samples.png", *self.write_each(samples, folder)]
-        self.save_picture(samples, folder.with_suffix(".png"))
         arrays = dict(zip(self.arrays, (samples.data, samples.labels), strict=True))
         with replacing(folder) as stream:
             np.savez(stream, **{name: array for name, array in arrays.items() if array is not None})  # type: ignore[arg-type]
+        self.save_picture(samples, folder.with_suffix(".png"))
         return [folder.with_suffix(".png"), folder]
 
     def labels_of(self, samples: Samples, most: int) -> list[str]:

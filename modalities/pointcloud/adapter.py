@@ -280,8 +280,8 @@ class PointCloud(Modality, Files, Metric, Encoding, Preparation, Surfaces, Turnt
     def write(self, samples: Samples, folder: Path) -> list[Path]:
         """Write a PLY and an NPY per shape, and a contact sheet; or one .npz (points, labels) and a sheet beside it."""
         if folder.suffix == ".npz":
-            self.save_picture(samples, folder.with_suffix(".png"))
             formats.write_npz(folder, samples, self.channels)
+            self.save_picture(samples, folder.with_suffix(".png"))
             return [folder.with_suffix(".png"), folder]
         folder.mkdir(parents=True, exist_ok=True)
         sheet, paths = folder / "samples.png", []

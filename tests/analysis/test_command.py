@@ -99,6 +99,10 @@ def test_the_same_twice_and_nothing_of_one_that_fails(
     ):
         analyze_checkpoint(runs / "image", **few, out=tmp_path / "mine")
     assert (tmp_path / "mine" / "diary.txt").read_text() == "dear diary"
+    (tmp_path / "mine" / "dial.png").mkdir()
+    (tmp_path / "mine" / "diary.txt").rename(tmp_path / "mine" / "dial.png" / "diary.txt")
+    with pytest.raises(ValueError, match=r"^out must be new.* holds dial\.png/diary\.txt$"):
+        analyze_checkpoint(runs / "image", **few, out=tmp_path / "mine")
 
 
 def _close(a: object, b: object) -> bool:

@@ -132,8 +132,10 @@ def test_nothing_else_is_ever_replaced(run: Path, exported: Path, tmp_path: Path
     for folder, file in (
         (tmp_path / "full", "mine.txt"),
         (shutil.copytree(exported, tmp_path / "pipe"), "thesis.txt"),
+        (shutil.copytree(exported, tmp_path / "within"), "transformer/thesis.txt"),
+        (shutil.copytree(exported, tmp_path / "deep"), "memory/.git/config"),
     ):
-        folder.mkdir(exist_ok=True)
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text("keep")
         with pytest.raises(ValueError, match=r"out must be new, or a folder that export wrote, but .* holds"):
             export(run, folder)

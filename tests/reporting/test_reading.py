@@ -49,6 +49,16 @@ def test_a_long_log_is_thinned_evenly_to_its_end(
     assert log.read_log(file, numbers).every >= thinned.every
 
 
+def test_a_log_that_grows_meanwhile_ends_where_it_ended(tmp_path: Path) -> None:
+    """As a file of holes, it would be read for an hour."""
+    file = tmp_path / "log.jsonl"
+    file.write_text("".join(map(line, range(1, 4))))
+    lines, _ = log._lines(file, log.Log())
+    next(lines)
+    os.truncate(file, 2**36)
+    assert len(list(lines)) == 2
+
+
 def test_links_are_not_followed(tmp_path: Path) -> None:
     """What they lead to is somebody else's, and the page is shown around."""
     run = make_run(tmp_path / "run")

@@ -229,7 +229,8 @@ def test_large_samples_become_small() -> None:
         (["run", "sampels=3"], "did you mean samples?"),
         (["run", "samples=-1"], "must be a whole number"),
         (["run", "samples=1001"], "between 0 and 1000"),
-        (["run", "out=empty"], "must be a file"),
+        (["run", "out=empty"], "must be a file of HTML"),
+        (["run", "out=run/log.jsonl"], "must be a file of HTML"),
         (["run", "trust=perhaps"], "true or false"),
         (["out=x.html"], "must be named"),
     ],
@@ -254,6 +255,21 @@ def test_a_mistake_is_one_line(
     assert only.startswith("error: ")
     assert said in only
     assert not list(tmp_path.rglob("*.html"))
+
+
+def test_a_page_of_another_program_is_replaced_only_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = [make_run(tmp_path / name, num=1) for name in "ab"]
+    (tmp_path / "report.html").write_text("<html>tests passed")
+    with pytest.raises(
+        ValueError, match=r"report\.html is no page of ditmoe: name the file to write with out="
+    ):
+        write_report(runs)
+    assert (tmp_path / "report.html").read_text() == "<html>tests passed"
+    write_report(runs, out="report.html")
+    write_report(runs)
 
 
 def test_the_command_does_not_load_diffusers(tmp_path: Path) -> None:

@@ -6,14 +6,15 @@ A file is named after a hash of its inputs, so that old and new files can coexis
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ditmoe.checkpoint import replacing
-from ditmoe.checkpoint.atomic import clear
+from ditmoe.checkpoint.atomic import clear, discard
 from ditmoe.outside import files_below, parse_json, printable, read_regular, real_path
 from modalities.shared import provenance
 from modalities.shared.provenance import Origin, Record, Seen
@@ -23,6 +24,8 @@ LARGEST_RECORD, LARGEST_NOTE = 2**28, 2**16
 """Most bytes of prepare.json, and of the notes on a shape."""
 SCANS = "scans"
 """Folder of the partial views, which training does not read as shapes."""
+_NAME = re.compile(r"[0-9a-f]{32}\.(npy|txt)")
+"""Names of files in `.made` and `.notes`: a key, see `provenance.digest_of`."""
 OWN = (REPORT, provenance.RECORD, ".notes", ".made", SCANS)
 """Entries that are not class folders."""
 
@@ -51,7 +54,7 @@ class Pieces:
                 raise ValueError(f"out must hold its folders itself, but a link leads {where}")
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places or self.staged(key).is_file()
+        return key in self._places or _is_own(self.staged(key))
 
     def staged(self, key: str) -> Path:
         """Staging path of a new shape."""
@@ -59,12 +62,12 @@ class Pieces:
 
     def path(self, key: str) -> Path:
         """Path of an existing shape."""
-        return self.staged(key) if self.staged(key).is_file() else self.out / self._places[key]
+        return self.staged(key) if _is_own(self.staged(key)) else self.out / self._places[key]
 
     def note(self, key: str) -> str | None:
         """The note on a shape."""
         for folder in (self.made, self.notes):
-            if (file := folder / f"{key}.txt").is_file():
+            if _is_own(file := folder / f"{key}.txt"):
                 return printable(read_regular(file, LARGEST_NOTE).decode(errors="replace"))
         return None
 
@@ -113,7 +116,7 @@ class Pieces:
             provenance.write(self.out / provenance.RECORD, record)
         if old:
             write_json(self.out / REPORT, report)
-        shutil.rmtree(self.made, ignore_errors=True)
+        _clear(self.made)
         return sum(
             path.suffix == ".npy" and path.relative_to(self.out).as_posix() not in wanted
             for path in files_below(self.out)
@@ -127,9 +130,9 @@ class Pieces:
     def _place(self, target: Path, key: str) -> None:
         """Move a new shape to its name; an existing one gets a second link while the first is in use."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        if self.staged(key).is_file():
+        if _is_own(self.staged(key)):
             note = self.made / f"{key}.txt"
-            if note.is_file():
+            if _is_own(note):
                 self.notes.mkdir(exist_ok=True)
                 os.replace(note, self.notes / note.name)
             os.replace(self.staged(key), target)
@@ -149,11 +152,21 @@ class Pieces:
             with suppress(OSError):  # the folder has other content
                 folder.rmdir()
                 folder.parent.rmdir()
-        for note in self.notes.glob("*.txt"):
-            if note.stem not in keys:
-                note.unlink(missing_ok=True)
-        with suppress(OSError):
-            self.notes.rmdir()
+        _clear(self.notes, keys)
+
+
+def _is_own(file: Path) -> bool:
+    """Whether there is a file of `prepare`, which writes no links: a stranger's could lead to a private file."""
+    return file.is_file() and not file.is_symlink()
+
+
+def _clear(folder: Path, keys: Collection[str] = ()) -> None:
+    """Remove the files of other keys, and then the folder unless it holds something else."""
+    for file in folder.glob("*"):
+        if _NAME.fullmatch(file.name) and file.stem not in keys:
+            discard(file)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def absent(root: Path) -> set[str]:

@@ -1,6 +1,7 @@
 """`python -m ditmoe.mesh`: reconstructs, measures and renders the surfaces of a file or a folder of clouds."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +30,11 @@ from modalities.pointcloud.viz.turntable import write_turntable
 from modalities.shared import lay_out, save_png
 from modalities.shared.contact_sheet import class_of
 
-ENDINGS = (".glb", ".obj", ".gif", ".mp4", ".png")
+EACH = (".glb", ".obj", ".gif", ".mp4")
+"""Endings of the files of one cloud."""
+ENDINGS = (*EACH, ".png")
+RECORDED = {"resolution", "smoothing", "files", "meshes"}
+"""Entries of every record."""
 MOST_DRAWN = 64
 SUFFIXES = (*CLOUD_SUFFIXES, *scans.SUFFIXES)
 
@@ -59,7 +64,7 @@ def mesh_clouds(
 
     Args:
         source: a cloud, a set, or a folder of these.
-        out: a new or empty folder, or one written by an earlier call, whose files are replaced.
+        out: a new or empty folder, or one written by an earlier call, whose files are replaced, but no others.
         turntable: also render each from all sides.
         columns: channels of unnamed columns.
         up: the up axis of the clouds.
@@ -78,7 +83,11 @@ def mesh_clouds(
     errors: list[str] = []
     clouds = _at_most(_clouds(source, columns, up, errors), most, source)
     taken = file_names([cloud.name for cloud in clouds], taken=("meshes",))
-    planned = {f"{name}{ending}" for name in (*taken, "meshes") for ending in ENDINGS}
+    planned = {"meshes.png", *(f"{name}{ending}" for name in taken for ending in EACH)}
+    if others := sorted(name for name in planned - before if os.path.lexists(out / name)):
+        raise ValueError(
+            f"out must be a folder of meshes alone, got {printable(out)} with another {others[0]}"
+        )
     how = {"resolution": options.resolution, "smoothing": options.smoothing}
     for cloud, name in zip(clouds, taken, strict=True):
         kind = _class_of(cloud, classes or {})
@@ -171,8 +180,10 @@ def check_out(out: Path) -> set[str]:
             f"out must be a new folder, or one of meshes, got {printable(out)}, in which there are others"
         )
     record = read_json(out / SURFACES)
-    found = record.get("files") if isinstance(record, dict) else None
-    names = {name for name in found if isinstance(name, str)} if isinstance(found, list) else set()
+    found = record["files"] if isinstance(record, dict) and record.keys() >= RECORDED else None
+    if not isinstance(found, list):
+        raise ValueError(f"{printable(out / SURFACES)} must be the record of meshes, got something else")
+    names = {name for name in found if isinstance(name, str)}
     return {n for n in names if n == Path(n).name == printable(n) and n.endswith(ENDINGS)}
 
 

@@ -17,7 +17,7 @@ from modalities.pointcloud.data.formats import SURFACES, read_set
 from modalities.pointcloud.data.ply import write_ply
 from modalities.pointcloud.data.prepare import prepare
 from modalities.pointcloud.surface.reconstruct import Options
-from modalities.pointcloud.surface.run import check_out, mesh_clouds
+from modalities.pointcloud.surface.run import RECORDED, check_out, mesh_clouds, write_record
 from modalities.pointcloud.viz.render import class_color, render
 from modalities.pointcloud.viz.turntable import FRAMES, SIZE
 from modalities.pointcloud.viz.view import _files
@@ -94,9 +94,8 @@ def test_a_record_of_a_stranger_removes_nothing_else(tmp_path: Path) -> None:
     out = tmp_path / "meshes"
     out.mkdir()
     (out / "letter.txt").write_text("")
-    (out / "meshes.json").write_text(
-        json.dumps({"files": ["../kept.glb", "letter.txt", 7, str(tmp_path / "kept.glb")]})
-    )
+    files = ["../kept.glb", "letter.txt", 7, str(tmp_path / "kept.glb")]
+    write_record(out, dict.fromkeys(RECORDED) | {"files": files})
     np.save(tmp_path / "ball.npy", sphere(60))
     mesh_clouds(tmp_path / "ball.npy", out, Options(resolution=16))
     assert (tmp_path / "kept.glb").exists()
@@ -159,10 +158,29 @@ def test_a_call_that_was_killed_leaves_a_folder_that_the_next_takes_up(
     assert not (tmp_path / "meshes" / "ball.glb").exists()
 
 
-@pytest.mark.parametrize("record", ["[1]", "7", '{"files": 5}', '{"files": ["a\\u0000.png", "\\ud800.png"]}'])
-def test_a_record_of_any_kind_is_read(record: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("record", ["[1]", "7", "{}", '{"files": ["ball.glb"]}'])
+def test_a_file_of_the_records_name_is_not_the_record(record: str, tmp_path: Path) -> None:
     (tmp_path / "meshes.json").write_text(record)
+    with pytest.raises(ValueError, match=r"meshes\.json must be the record of meshes, got something else$"):
+        check_out(tmp_path)
+
+
+def test_names_that_no_file_has_are_passed_over(tmp_path: Path) -> None:
+    write_record(tmp_path, dict.fromkeys(RECORDED) | {"files": ["a\0.png", "\ud800.png"]})
     assert check_out(tmp_path) == set()
+
+
+def test_a_mesh_of_somebody_else_is_not_overwritten(tmp_path: Path) -> None:
+    np.save(tmp_path / "ball.npy", sphere(60))
+    words = tmp_path / "ball.npy", tmp_path / "meshes", Options(resolution=16)
+    mesh_clouds(*words)
+    np.save(tmp_path / "globe.npy", sphere(60))
+    (tmp_path / "meshes" / "globe.obj").write_text("mine")
+    with pytest.raises(ValueError, match=r"a folder of meshes alone, got .* with another globe\.obj$"):
+        mesh_clouds(tmp_path / "globe.npy", *words[1:])
+    assert (tmp_path / "meshes" / "globe.obj").read_text() == "mine"
+    assert (tmp_path / "meshes" / "ball.obj").exists()
+    mesh_clouds(*words)
 
 
 @pytest.mark.parametrize("out", ["drawn", "drawn.npz"])

@@ -12,6 +12,8 @@ import pytest
 import trimesh
 
 from modalities.pointcloud import Clouds
+from modalities.pointcloud.data import scans
+from modalities.pointcloud.data.formats import CLOUD_SUFFIXES, MESH_SUFFIXES, SET_SUFFIXES
 from modalities.pointcloud.data.pieces import absent
 from modalities.pointcloud.data.prepare import prepare
 from modalities.shared.isolation import run_isolated
@@ -81,6 +83,43 @@ def test_a_second_run_keeps_the_first(source: Path, tmp_path: Path) -> None:
     assert second["counts"] == first["counts"]
     assert lost.read_bytes() == content
     assert all(path.stat().st_mtime_ns == was for path, was in times.items() if path != lost)
+
+
+def test_hidden_files_of_somebody_else_stay(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    np.save(tmp_path / "source" / "a.npy", np.eye(3))
+    kept = [tmp_path / "out" / name for name in (".notes/todo.txt", ".made/work.npy")]
+    for file in kept:
+        file.parent.mkdir(parents=True)
+        file.write_text("mine")
+    for _ in range(2):
+        prepare(tmp_path / "source", tmp_path / "out", num_points=8, workers=1)
+        assert all(file.read_text() == "mine" for file in kept)
+
+
+def test_a_note_that_links_to_a_private_file_is_not_told(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    np.save(tmp_path / "source" / "a.npy", np.eye(3))
+    assert prepare(tmp_path / "source", tmp_path / "out", num_points=8, workers=1)["notes"]
+    (tmp_path / "private").write_text("secret")
+    (note,) = (tmp_path / "out" / ".notes").iterdir()
+    note.unlink()
+    note.symlink_to(tmp_path / "private")
+    assert prepare(tmp_path / "source", tmp_path / "out", num_points=8, workers=1)["notes"] == {}
+    assert "secret" not in (tmp_path / "out" / "prepare.json").read_text()
+
+
+def test_a_private_file_is_not_quoted_as_unreadable(tmp_path: Path) -> None:
+    """A stranger's folder may hold links to it under the name of any format."""
+    (tmp_path / "source").mkdir()
+    np.save(tmp_path / "source" / "a.npy", np.eye(3))
+    (tmp_path / "private").write_text("secret\n")
+    formats = sorted({*CLOUD_SUFFIXES, *MESH_SUFFIXES, *SET_SUFFIXES, *scans.SUFFIXES} - {".npy"})
+    for suffix in formats:
+        (tmp_path / "source" / f"b{suffix}").symlink_to(tmp_path / "private")
+    report = prepare(tmp_path / "source", tmp_path / "out", num_points=8, workers=1)
+    assert report["unreadable"]
+    assert "secret" not in json.dumps(report)
 
 
 def test_the_split_of_a_shape_outlasts_other_shapes(source: Path, tmp_path: Path) -> None:
