@@ -288,11 +288,11 @@ def test_a_page_that_fails_is_no_fault_of_the_run(
         raise error
 
     run = make_run(tmp_path / "run", num=1)
-    (run / "report.html").write_text("the old one")
+    (run / "report.html").write_text(old := f"{page.POLICY}: the old one")
     if error:
         monkeypatch.setattr(page, "describe_run", fails)
     train.finish({"num": 0, "evaluate": False}, run, "train", 20)
     said = capsys.readouterr().out
     assert (re.search("report.html .*browser", said) is None) == (error is not None)
     assert said.count("note: no page of the run was written: ") == (error is not None)
-    assert ((run / "report.html").read_text() == "the old one") == (error is not None)
+    assert ((run / "report.html").read_text() == old) == (error is not None)
