@@ -5,7 +5,7 @@
         'model.moe_layers=[2,3]' trainer.steps=4000
     python -m ditmoe.train modality=video name=starter model.hidden_size=64 'model.moe_layers=[4,5]' \\
         trainer.steps=36000 trainer.batch_size=8 trainer.ema_decay=0.999 optimizer.lr=1.0e-3 \\
-        process.mean=0.7 process.std=1.3
+        process.mean=0.7 process.std=1.3 model.rope=false
     python -m benchmarks.starters runs/pointcloud/starter runs/image/starter runs/video/starter
 
 Writes ditmoe/starters/<modality>/ for each run: its averaged weights and its data facts in float16, its configuration,
