@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from modalities.image.metrics.blip import Blip, Whole, question
 from tests.modalities.image import blips
+from tests.modalities.image.judged import written
 
 transformers = pytest.importorskip("transformers", reason="pip install 'ditmoe[transformers]'")
 pytest.importorskip("tokenizers")
@@ -24,13 +25,6 @@ QUESTIONS = ["a red book?", "a blue cup?", "book?", "a " * 60 + "red?"]
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = blips.save(tmp_path_factory.mktemp("blip"))
     return {file.name: file.read_bytes() for file in folder.iterdir()}
-
-
-def written(files: dict[str, bytes], folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return folder
 
 
 def pictures() -> list[np.ndarray]:

@@ -26,7 +26,8 @@ from modalities.image.metrics import compbench
 from modalities.image.metrics.blip import Blip, Whole
 from modalities.image.metrics.by_prompt import Paths
 from modalities.shared.clip_score import prompts_of
-from tests.modalities.image import blips, detectors
+from tests.modalities.image import blips
+from tests.modalities.image.judged import sets
 from tests.pages import ROOT
 from tests.warm import command
 
@@ -378,16 +379,8 @@ def test_training_checks_the_captions_that_it_will_draw(paths: Paths) -> None:
 # --- the command
 
 
-def sets(folder: Path, prompts: Any) -> list[str]:
-    for name, seed in (("a", 0), ("b", 1)):
-        detectors.save_pictures(folder / name, 8, seed)
-    if prompts is not None:
-        (folder / "a" / "prompts.json").write_text(json.dumps({"prompts": prompts}))
-    return ["modality=image", "generated=a", "reference=b", f"modality.evaluation.compbench={kept(folder)}"]
-
-
 def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
-    words = sets(tmp_path, ["a cat"] * 8)
+    words = sets(tmp_path, ["a cat"] * 8, "compbench", kept(tmp_path))
     for more, said in (
         ([], "modality.evaluation.compbench needs modality.evaluation.vqa too"),
         (
@@ -404,7 +397,12 @@ def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
 @needed
 def test_the_command_says_what_it_measured(tmp_path: Path) -> None:
     folder = blips.save(tmp_path / "blip")
-    words = sets(tmp_path, [prompt for prompt in (FIRST, SECOND, THIRD, "a cat") for _ in range(2)])
+    words = sets(
+        tmp_path,
+        [prompt for prompt in (FIRST, SECOND, THIRD, "a cat") for _ in range(2)],
+        "compbench",
+        kept(tmp_path),
+    )
     words.append(f"modality.evaluation.vqa={folder}")
     ran = command("ditmoe.evaluate", *words, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from modalities.image.metrics.detector import Detector, Resizing
 from tests.modalities.image import detectors
+from tests.modalities.image.judged import written
 
 transformers = pytest.importorskip("transformers", reason="pip install 'ditmoe[transformers]'")
 SIZES = ((32, 24), (17, 40), (64, 64), (8, 9), (45, 131))
@@ -22,13 +23,6 @@ SIZES = ((32, 24), (17, 40), (64, 64), (8, 9), (45, 131))
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = detectors.save(tmp_path_factory.mktemp("mask2former"))
     return {file.name: file.read_bytes() for file in folder.iterdir()}
-
-
-def written(files: dict[str, bytes], folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return folder
 
 
 def pictures() -> list[np.ndarray]:

@@ -28,6 +28,7 @@ from modalities.shared.clip_model import Clip
 from modalities.shared.clip_score import prompts_of
 from modalities.shared.confidence import of_mean, wilson
 from tests.modalities.image import detectors
+from tests.modalities.image.judged import sets
 from tests.pages import ROOT
 from tests.warm import command
 
@@ -363,16 +364,8 @@ def test_training_checks_the_captions_that_it_will_draw(paths: Paths) -> None:
 # --- the command
 
 
-def sets(folder: Path, prompts: Any) -> list[str]:
-    for name, seed in (("a", 0), ("b", 1)):
-        detectors.save_pictures(folder / name, 8, seed)
-    if prompts is not None:
-        (folder / "a" / "prompts.json").write_text(json.dumps({"prompts": prompts}))
-    return ["modality=image", "generated=a", "reference=b", f"modality.evaluation.geneval={kept(folder)}"]
-
-
 def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
-    words = sets(tmp_path, None)
+    words = sets(tmp_path, None, "geneval", kept(tmp_path))
     for more, said in (
         ([], "modality.evaluation.geneval needs modality.evaluation.detector too"),
         ([f"modality.evaluation.detector={tmp_path}"], "prompts.json beside their files, and none are known"),
@@ -390,7 +383,12 @@ def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
 @needed
 def test_the_command_says_what_it_measured(tmp_path: Path) -> None:
     detector = detectors.save(tmp_path / "mask2former")
-    words = sets(tmp_path, [prompt for prompt in ("a bench", "a dog", "two dogs", "a cat") for _ in range(2)])
+    words = sets(
+        tmp_path,
+        [prompt for prompt in ("a bench", "a dog", "two dogs", "a cat") for _ in range(2)],
+        "geneval",
+        kept(tmp_path),
+    )
     ran = command("ditmoe.evaluate", *words, f"modality.evaluation.detector={detector}", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert "geneval/single_object" in ran.stdout
@@ -413,7 +411,7 @@ def test_the_command_looks_at_colours(tmp_path: Path) -> None:
 
     for part in (clips.tiny_clip(), clips.processor(), clips.tokenizer()):
         part.save_pretrained(tmp_path / "clip")
-    words = sets(tmp_path, ["a red bench"] * 8)
+    words = sets(tmp_path, ["a red bench"] * 8, "geneval", kept(tmp_path))
     words.append(f"modality.evaluation.detector={detectors.save(tmp_path / 'mask2former')}")
     ran = command("ditmoe.evaluate", *words, cwd=tmp_path)
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
