@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ditmoe.config import cli
 from ditmoe.distributed import launch, say
-from ditmoe.finishing import asked_next, check_finish, finish, possible
+from ditmoe.finishing import asked_next, check_finish, check_places, finish, possible
 from ditmoe.outside import printable, real_path
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def _ready(words: dict[str, Any]) -> tuple["Trainer", dict[str, Any], str]:
         modality = make_modality(config, out, teacher.part("facts"))
         config["finish"] = possible(config["finish"], modality)
         unmeasured = check_finish(config, modality)
+        check_places(config["finish"], out)
         trainer = make_trainer(config, modality, out, teacher)
     say(f"learning from {teacher.path}: {told(config)}")
     return trainer, config, unmeasured
