@@ -139,7 +139,7 @@ def enlarged(frames: UInt8[np.ndarray, "*T H W 3"]) -> UInt8[np.ndarray, "*T h w
 def save_png(path: str | Path, image: UInt8[np.ndarray, "H W 3"]) -> Path:
     """Write a PNG atomically, creating its folders. Returns the path."""
     path, about = Path(path), PngInfo()
-    about.add_text(*OWN_PICTURE.decode().split("\0"))
+    about.add_text("Software", "ditmoe")  # OWN_PICTURE
     with replacing(path) as stream:
         Image.fromarray(image).save(stream, "PNG", optimize=True, pnginfo=about)
     return path
