@@ -4,16 +4,18 @@ Torch takes seconds to import, so functions import it: a mistake in the command 
 """
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ditmoe.config import cli
-from ditmoe.distributed import say
-from ditmoe.finishing import asked_next, check_finish, finish, possible
+from ditmoe.distributed import launch, say
+from ditmoe.finishing import asked_next, check_finish, check_places, finish, possible
 from ditmoe.outside import printable, real_path
 
 if TYPE_CHECKING:
     from ditmoe.checkpoint import Checkpoint
+    from ditmoe.training import Trainer
 
 SECTIONS = ("objective", "optimizer", "parameters", "mesh", "trainer", "finish", "seed")
 """Sections of a run's configuration that distillation needs besides those of sampling."""
@@ -38,13 +40,31 @@ a stranger."""
 def distill(words: dict[str, Any]) -> None:
     """Train one run that learns from another run's model; resumes an interrupted one."""
     from ditmoe import checkpoint
+    from ditmoe.train import run_to_end
+
+    out, ready = Path(words["out"]), partial(_ready, words)
+    # Processes of torchrun would not begin anew together.
+    many = launch.ranks().size > 1
+    trainer, config, unmeasured = (
+        ready() if many else checkpoint.unless_dropped(Path(words["checkpoint"]), ready)
+    )
+    run_to_end(trainer, config, unmeasured)
+    again = f"evaluate {shlex.quote(f'checkpoint={out}')}"
+    again += " steps=1" if config["model"].get("flow_map") is not None else ""
+    asking = asked_next(config["conditioning"])
+    finish(config["finish"], out, again, trainer.step, unmeasured, asking, type(trainer.modality))
+
+
+def _ready(words: dict[str, Any]) -> tuple["Trainer", dict[str, Any], str]:
+    """The trainer with its teacher, its configuration, and why nothing can be evaluated afterwards, if so."""
+    from ditmoe import checkpoint
     from ditmoe.checkpoint.fit import describing
     from ditmoe.pretrained.teacher import pinned
-    from ditmoe.train import make_modality, make_trainer, run_to_end
+    from ditmoe.train import make_modality, make_trainer
 
     out, teacher = Path(words["out"]), checkpoint.find(words["checkpoint"], parts=("ema", "facts"))
     if real_path(out) == real_path(teacher.run):
-        raise ValueError(f"out must be another folder than the run that is learnt from, got {out}")
+        raise ValueError(f"out must be another folder than the run that is learnt from, got {printable(out)}")
     earlier = None
     if checkpoint.exists(out):
         begun = checkpoint.find(out, parts=()).plain.get("config")
@@ -55,13 +75,10 @@ def distill(words: dict[str, Any]) -> None:
         modality = make_modality(config, out, teacher.part("facts"))
         config["finish"] = possible(config["finish"], modality)
         unmeasured = check_finish(config, modality)
+        check_places(config["finish"], out)
         trainer = make_trainer(config, modality, out, teacher)
     say(f"learning from {teacher.path}: {told(config)}")
-    run_to_end(trainer, config, unmeasured)
-    again = f"evaluate {shlex.quote(f'checkpoint={out}')}"
-    again += " steps=1" if config["model"].get("flow_map") is not None else ""
-    asking = asked_next(config["conditioning"])
-    finish(config["finish"], out, again, trainer.step, unmeasured, asking, type(modality))
+    return trainer, config, unmeasured
 
 
 def student(words: dict[str, Any], teacher: "Checkpoint") -> dict[str, Any]:

@@ -54,6 +54,29 @@ def check_finish(config: dict[str, Any], modality: "ditmoe.modality.Modality") -
     return ""
 
 
+def check_places(options: dict[str, Any], folder: Path) -> None:
+    """Refuse before training what would replace files of somebody else in a new run's folder.
+
+    Args:
+        options: as returned by `possible`.
+
+    Raises:
+        ValueError, OSError: with one line, if it would.
+    """
+    from ditmoe import checkpoint
+    from ditmoe.inference.measuring import METRICS, check_report
+    from ditmoe.inference.writing import check_others
+    from ditmoe.reporting.page import check_page
+
+    if launch.ranks().rank > 0 or checkpoint.exists(folder):
+        return
+    if options["num"]:
+        check_others(folder / "samples")
+    if options["evaluate"]:
+        check_report(folder / METRICS)
+    check_page(folder / "report.html", named=False)
+
+
 def finish(
     options: dict[str, Any],
     folder: Path,

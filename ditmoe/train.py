@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from ditmoe.config import cli
 from ditmoe.config.command_line import person_words
 from ditmoe.distributed import launch
-from ditmoe.finishing import asked_next, check_finish, finish, own_words, possible
+from ditmoe.finishing import asked_next, check_finish, check_places, finish, own_words, possible
 from ditmoe.outside import printable
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def train(config: dict[str, Any]) -> None:
     modality = make_modality(config, shown)
     config["finish"] = possible(config["finish"], modality)
     unmeasured = check_finish(config, modality)
+    check_places(config["finish"], shown)
     trainer = make_trainer(config, modality, shown)
     run_to_end(trainer, config, unmeasured)
     chosen = HydraConfig.get().runtime.choices["modality"]

@@ -13,6 +13,7 @@ from ditmoe.analysis import command as analysis
 from ditmoe.checkpoint.alone import alone_in
 from ditmoe.checkpoint.atomic import check_writable
 from ditmoe.export import export
+from ditmoe.finishing import check_places
 from ditmoe.inference import drawing, evaluate_checkpoint, measuring, sample_checkpoint
 from ditmoe.outside import in_python
 from ditmoe.pipelines import export as exporting
@@ -92,6 +93,35 @@ def test_a_picture_beside_a_new_npz_is_not_replaced(run: Path, tmp_path: Path) -
     for _ in range(2):
         sample_checkpoint(run, 1, steps=1, out=tmp_path / "b.npz")
     assert sorted(os.listdir(tmp_path)) == ["a.png", "b.npz", "b.png"]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("samples.png", "picture"), ("prompts.json", "list of prompts")])
+def test_samples_replace_no_file_of_somebody_else(
+    name: str, kind: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        sample_checkpoint(run, 1, steps=1, out=tmp_path / "ours")
+    monkeypatch.setattr(drawing, "draw_from", lambda *_, **__: pytest.fail("the work was done"))
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=rf"^[^\n]*{name} is no {kind} of ditmoe: choose another out=$"):
+        sample_checkpoint(run, 1, steps=1, out=tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "name", ["samples/samples.png", "samples/prompts.json", "metrics.json", "report.html"]
+)
+def test_a_new_run_replaces_no_file_of_somebody_else(name: str, run: Path, tmp_path: Path) -> None:
+    options = {"num": 1, "evaluate": True}
+    check_places(options, tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"mine": 1}')
+    with pytest.raises(
+        ValueError, match=rf"^[^\n]*{Path(name).name} (is no|must be what evaluate wrote)[^\n]*$"
+    ):
+        check_places(options, tmp_path)
+    (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
+    check_places(options, tmp_path)
 
 
 def test_what_is_found_out_leaves_nothing(tmp_path: Path) -> None:

@@ -25,7 +25,15 @@ from ditmoe.distributed.threads import share_cores
 from ditmoe.given import GIVEN, Given, Parts, in_turns
 from ditmoe.inference.model_words import ModelWords, check_leads
 from ditmoe.inference.request import understand
-from ditmoe.inference.writing import FURTHER, Further, folder_name, further_folder, ready_place, write_drawn
+from ditmoe.inference.writing import (
+    FURTHER,
+    Further,
+    check_others,
+    folder_name,
+    further_folder,
+    ready_place,
+    write_drawn,
+)
 from ditmoe.modality import Files, Modality, Samples
 from ditmoe.moe import Traffic
 from ditmoe.outside import check_number
@@ -264,6 +272,10 @@ def sample_checkpoint(
         check_own([folder, beside.parent, beside, *(further_folder(folder, name) for name in FURTHER)])
     place = Path(out) if out else folder
     further.check_out(place)
+    if place.suffix == ".npz" or not place.is_relative_to(
+        restored.folder
+    ):  # the folders of a run are ditmoe's
+        launch.ranks().all_or_raise(lambda: None if launch.rank() else check_others(place))
     with launch.ranks().of_first(lambda: ready_place(place, *further.folders(place))):
         # Last, as it reads files.
         request = request.with_given(given, given_guidance, strength)

@@ -80,7 +80,7 @@ def evaluate_checkpoint(
     weaker = models.restore_weaker(restored)
     folder = Path(out) if out else restored.folder
     ranks = launch.ranks()
-    ranks.all_or_raise(lambda: None if ranks.rank else _check_place(folder / METRICS))
+    ranks.all_or_raise(lambda: None if ranks.rank else check_report(folder / METRICS))
     if tell and reference is None and (understood := adapter.understood()):
         print(understood)
     if reference is None:
@@ -144,14 +144,14 @@ def evaluate_files(
     """Evaluate one existing set against another."""
     adapter = build.make_whole(modality)
     metric, files = Metric.of(adapter, "evaluate"), Files.of(adapter, "evaluate")
-    _check_place((folder := Path(out) if out else Path()) / METRICS)
+    check_report((folder := Path(out) if out else Path()) / METRICS)
     sets = [files.read(Path(path)) for path in (generated, reference, *([train] if train else []))]
     report = metric.evaluate(*sets)
     publish(report, folder)
     return report
 
 
-def _check_place(file: Path) -> None:
+def check_report(file: Path) -> None:
     """Check that a report can be written; ValueError if it would replace a metrics.json of another program."""
     check_writable(file)
     try:

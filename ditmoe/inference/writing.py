@@ -15,10 +15,12 @@ from ditmoe.checkpoint.atomic import check_writable
 from ditmoe.conditioning import Condition, captions_of
 from ditmoe.inference.request import Request
 from ditmoe.modality import Files, Modality, Samples, Surfaces, Turntables
-from ditmoe.outside import file_name, printable
+from ditmoe.outside import OWN_PICTURE, check_ours, file_name, printable
 
 FURTHER = MESHES, TURNTABLES = "meshes", "turntables"
 """Folder names of further outputs."""
+PROMPTS = b'{\n  "prompts": ['
+"""The beginning of every list of prompts."""
 
 
 def write_drawn(
@@ -103,8 +105,6 @@ def ready_place(place: Path, *further: Path) -> Iterator[None]:
         ValueError, OSError: with one line, if it is not writable or is locked.
     """
     is_file, sheet = place.suffix == ".npz", place.with_suffix(".png")
-    if is_file and sheet.exists() and not place.exists():  # the sheet is written last
-        raise ValueError(f"out must be a .npz with no picture of that name beside it, got {printable(sheet)}")
     folders = further if is_file else (place, *further)
     files = [place, sheet] if is_file else []
     for file in (*files, *(folder / "samples.png" for folder in folders)):
@@ -113,6 +113,16 @@ def ready_place(place: Path, *further: Path) -> Iterator[None]:
         for folder in folders:
             stack.enter_context(alone_in(folder))
         yield
+
+
+def check_others(place: Path) -> None:
+    """Raise ValueError if samples in a folder or a .npz, which are not there yet, would replace another's files."""
+    sheet, remedy = place.with_suffix(".png"), "choose another out="
+    if place.suffix != ".npz":
+        check_ours(place / "samples.png", "picture", OWN_PICTURE, remedy)
+    elif sheet.exists() and not place.exists():  # the sheet is written last
+        raise ValueError(f"out must be a .npz with no picture of that name beside it, got {printable(sheet)}")
+    check_ours(_prompts_file(place), "list of prompts", PROMPTS, remedy)
 
 
 def folder_name(request: Request, given: Any, seed: int) -> str:
@@ -148,9 +158,12 @@ def write_prompts(place: Path, asked: Condition, negative: Condition | None, **o
     if negative is not None:
         content["negative"] = captions_of(negative)
     content |= {name: value for name, value in others.items() if value is not None}
-    file = place.with_suffix(".prompts.json") if place.suffix == ".npz" else place / "prompts.json"
-    with replacing(file) as stream:
+    with replacing(_prompts_file(place)) as stream:
         stream.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
+
+
+def _prompts_file(place: Path) -> Path:
+    return place.with_suffix(".prompts.json") if place.suffix == ".npz" else place / "prompts.json"
 
 
 def _each(given: Any) -> list[Any]:

@@ -60,7 +60,8 @@ class Files(Contract):
 
     @abstractmethod
     def save_picture(self, samples: Samples, file: Path) -> None:
-        """Save all samples in one picture, labelled."""
+        """Save all samples in one picture, labelled; by `modalities.shared.save_png`, whose mark lets a later call
+        replace it (`ditmoe.outside.check_ours`)."""
 
     @classmethod
     @abstractmethod

@@ -5,8 +5,10 @@ from ditmoe.outside.device import device, has_cuda, using_device
 from ditmoe.outside.machine import check_memory, memory
 from ditmoe.outside.options import TooFewError, check_number, check_numbers, largest_words, shown
 from ditmoe.outside.paths import (
+    OWN_PICTURE,
     Plain,
     at_home,
+    check_ours,
     decoded,
     file_name,
     file_names,
@@ -28,6 +30,7 @@ from ditmoe.outside.patience import Patience, patiently
 from ditmoe.outside.walk import Entries, Parts, Read, files_below, folders_below, read_entries
 
 __all__ = [
+    "OWN_PICTURE",
     "Arrays",
     "Entries",
     "Parts",
@@ -42,6 +45,7 @@ __all__ = [
     "check_memory",
     "check_number",
     "check_numbers",
+    "check_ours",
     "decoded",
     "device",
     "file_name",

@@ -25,6 +25,8 @@ LONGEST = 120
 """Bytes of a file name made from an untrusted name; with additions it must stay below the file systems' 255."""
 FREE, GROWTH = 128 * 2**20, 100
 """A compressed file may become this many bytes in memory, or this many times its size (`may_hold`)."""
+OWN_PICTURE = b"Software\0ditmoe"
+"""In the first KiB of each PNG that ditmoe writes (`check_ours`)."""
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _UNSAFE = re.compile(r'[/\\<>:"|?*]')
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
@@ -227,6 +229,20 @@ def in_utf8(path: Path) -> Iterator[Path]:
     finally:
         if handle is not None:
             os.close(handle)
+
+
+def check_ours(path: Path, kind: str, mark: bytes, remedy: str) -> None:
+    """Raise ValueError if a file that is to be replaced, under a name that nobody gave, is somebody else's.
+
+    Args:
+        kind: what ditmoe writes there, for the error.
+        mark: what stands in the first KiB of all that ditmoe writes there.
+        remedy: what to do instead.
+    """
+    if is_regular(path):
+        with open_regular(path) as stream:
+            if mark not in stream.read(2**10):
+                raise ValueError(f"{printable(path)} is no {kind} of ditmoe: {remedy}")
 
 
 def read_regular(path: Path, most: int) -> bytes:

@@ -92,12 +92,21 @@ def adopt_facts(source: str, modality: Modality, section: Mapping[str, Any]) -> 
     recover(path)
     if is_regular(path / CONFIG):  # converted weights come without data
         return
-    found = checkpoint.find(path, parts=("facts",))
-    there = found.part("config").get("modality")
+    there, facts = read_data(path)
     if not isinstance(there, Mapping) or there.get("_target_") != section["_target_"]:
         return
-    if told := modality.adopt_facts(found.part("facts")):
+    if told := modality.adopt_facts(facts):
         print(f"{printable(source)}: {told}")
+
+
+def read_data(path: Path) -> tuple[Any, dict[str, Any]]:
+    """The section of the modality in a run's configuration, and the data facts of the run."""
+
+    def newest() -> tuple[Any, dict[str, Any]]:
+        found = checkpoint.find(path, parts=("facts",))
+        return found.part("config").get("modality"), found.part("facts")
+
+    return checkpoint.unless_dropped(path, newest)
 
 
 def inherited(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

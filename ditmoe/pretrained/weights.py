@@ -148,9 +148,13 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if is_regular(path / CONFIG):
         config = admitted(path)
         return config, _finite(_tensors(path, config["shards"]), path)
-    found = checkpoint.find(path, parts=("ema",))
-    weights = _finite(averaged(found), found.path)
-    return trust.admit(found.part("config"), ("model",), found.path), weights
+
+    def newest() -> tuple[dict[str, Any], dict[str, Tensor]]:
+        found = checkpoint.find(path, parts=("ema",))
+        weights = _finite(averaged(found), found.path)
+        return trust.admit(found.part("config"), ("model",), found.path), weights
+
+    return checkpoint.unless_dropped(path, newest)
 
 
 def _finite(weights: Mapping[str, Any], file: Path) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 from ditmoe.checkpoint import replacing
 from ditmoe.checkpoint.atomic import check_writable
 from ditmoe.config.trust import Trust
-from ditmoe.outside import Patience, check_number, is_regular, open_regular, printable
+from ditmoe.outside import Patience, check_number, check_ours, printable
 from ditmoe.outside.patience import SECONDS
 from ditmoe.reporting.budget import Budget, encoded
 from ditmoe.reporting.run import check_runs, describe_run, names_of
@@ -59,7 +59,7 @@ def write_report(
     check_number("the number of runs", len(folders), 1, MOST_RUNS, whole=True)
     check_runs(folders)
     file = Path(out) if out is not None else (folders[0] if len(folders) == 1 else Path()) / "report.html"
-    _check_place(file, named=out is not None)
+    check_page(file, named=out is not None)
     share = LARGEST // len(folders)
     told = [
         describe_run(folder, name, Budget(share), samples, trust, kind, Patience(SECONDS / len(folders)))
@@ -71,7 +71,7 @@ def write_report(
     return file
 
 
-def _check_place(file: Path, named: bool) -> None:
+def check_page(file: Path, named: bool) -> None:
     """Check that the page can be written, and replaces no file of another kind or, unless named, of another program.
 
     Raises:
@@ -79,12 +79,8 @@ def _check_place(file: Path, named: bool) -> None:
     """
     if file.is_dir() or file.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"out must be a file of HTML, such as report.html, got {printable(file)}")
-    if not named and is_regular(file):
-        with open_regular(file) as stream:
-            if POLICY.encode() not in stream.read(2**10):
-                raise ValueError(
-                    f"{printable(file)} is no page of ditmoe: name the file to write with out=..."
-                )
+    if not named:
+        check_ours(file, "page", POLICY.encode(), "name the file to write with out=...")
     check_writable(file)
 
 

@@ -12,6 +12,8 @@ from ditmoe.outside import open_regular, printable
 
 _BEGIN = b'{"step": '
 """The first bytes of a record."""
+_ALWAYS = {"step", "skipped"}
+"""Entries of every record."""
 
 
 class Recorder:
@@ -37,7 +39,7 @@ class Recorder:
         if os.path.lexists(self.file):
             with open_regular(self.file) as stream:  # raises if it is a pipe
                 data = stream.read()
-        if step == 0 and not data.startswith(_BEGIN[: len(data)]):
+        if step == 0 and not _is_ours(data):
             raise ValueError(
                 f"{printable(self.file)} must be the log of a run, or not exist, got something else: remove it, or "
                 "choose another name= or out="
@@ -105,6 +107,17 @@ class Recorder:
         if not self.told:
             self.told = True  # before it is said: TensorBoard's thread may be about to
             say(line, error=True)
+
+
+def _is_ours(data: bytes) -> bool:
+    """Whether this is a run's log: by its first record, of which a killed run may have written only the beginning."""
+    first, end, _ = data.partition(b"\n")
+    if not first.startswith(_BEGIN[: len(data)]):
+        return False
+    try:
+        return not end or json.loads(first).keys() >= _ALWAYS
+    except (ValueError, AttributeError, RecursionError):
+        return False
 
 
 def _whole(data: bytes, step: int) -> int:

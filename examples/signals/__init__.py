@@ -19,7 +19,7 @@ from ditmoe.modality import Files, Metric, Modality, Report, Samples, Tokens, ch
 from ditmoe.nn import Layout
 from ditmoe.outside import Arrays, files_below, printable
 from modalities.latent.tokens import PatchTokens
-from modalities.shared import lay_out, save_png, sincos
+from modalities.shared import lay_out, save_png, save_sheet, sincos
 from modalities.shared.confidence import wilson
 from modalities.shared.frechet import halves, jackknife, squared_distances
 
@@ -169,7 +169,7 @@ class Signals(Modality, Files, Metric):
         tiles = [drawn(signal[0]) for one in sets for signal in one.data]
         names = [printable(name) for one in sets for name in one.file_names()]
         beside = (paths[0] if paths[0].is_dir() else paths[0].parent) / "view.png"
-        return f"{len(tiles)} signals on {printable(save_png(out or beside, lay_out(tiles, names)))}"
+        return f"{len(tiles)} signals on {printable(save_sheet(lay_out(tiles, names), out, beside))}"
 
 
 def read(path: Path) -> Samples:

@@ -1,4 +1,4 @@
-"""Latents on disk: encoded once by `python -m ditmoe.prepare`, memory-mapped during training."""
+"""Latents on disk: encoded once by `python -m ditmoe.prepare`, and read one at a time during training."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ditmoe.checkpoint import open_file
+from ditmoe.checkpoint import LazyTensor, open_file
 from ditmoe.checkpoint.atomic import clear
 from ditmoe.conditioning import Condition, captions_of
-from ditmoe.outside import at_home, in_utf8, is_regular, parse_json, printable, read_regular
+from ditmoe.outside import at_home, in_utf8, is_regular, open_regular, parse_json, printable, read_regular
 from modalities.latent.codec import Codec, is_finite
 from modalities.latent.shard_checks import asked_of, check_shard
 from modalities.shared.captions import one_of_all, with_mirrored
@@ -111,7 +111,7 @@ def open_stored(file: Path) -> Any:
 
 
 class Latents:
-    """The latents of a folder that `prepare` wrote, memory-mapped for training.
+    """The latents of a folder that `prepare` wrote, for training.
 
     Args:
         pick: (number of sources, seed, index in the training stream) -> (source, view).
@@ -119,8 +119,6 @@ class Latents:
     Raises:
         ValueError: if the folder is not complete.
     """
-
-    _files: list[tuple[Path, int]]
 
     def __init__(self, folder: str | PathLike, pick: Pick) -> None:
         self.folder, self._pick = at_home(folder), pick
@@ -178,7 +176,7 @@ class Latents:
     def check_shape(self, shape: Sequence[int]) -> None:
         """Raises ValueError unless a latent is (L, *cells), as the codec makes them of a sample."""
         if self.shape != tuple(shape):
-            place, _ = self._files[0]
+            place = self._shards[0]["latents"].file
             raise ValueError(
                 f"{printable(place)} is damaged: it must hold latents of {list(shape)}, as the codec makes them, "
                 f"got {list(self.shape)}"
@@ -192,7 +190,7 @@ class Latents:
     @property
     def shape(self) -> tuple[int, ...]:
         """(L, *cells) of a latent."""
-        return tuple(self._slices[0].get_shape()[2:])
+        return self._shards[0]["latents"].shape[2:]
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -204,7 +202,11 @@ class Latents:
         turns, asked = numbers(size, step, rank, world), self._asked
         picked = [self._pick(len(self), seed, number) for number in turns]
         try:
-            latents = torch.stack([self._latent(index, view) for index, view in picked])
+            latents = torch.stack([self._latent(index, view) for index, view in picked]).float()
+            if not is_finite(latents):
+                index = next(n for (n, _), x in zip(picked, latents, strict=True) if not is_finite(x))
+                shard, row = self._place(index)
+                raise ValueError(f"{shard.file.name} must hold finite numbers, got others in latent {row}")
             flips = [self._mirrors and bool(view) for _, view in picked]
             return latents, one_of_all(asked.take([index for index, _ in picked]), seed, turns, flips)
         except (IndexError, RuntimeError, ValueError, SafetensorError) as error:
@@ -230,28 +232,32 @@ class Latents:
         found = dict.fromkeys(one for told in each for one in told.split("\n"))
         return list(with_mirrored(found) if self._mirrors else found)
 
-    def _latent(self, index: int, view: int) -> Float[Tensor, "L *cells"]:
+    def _place(self, index: int) -> tuple[LazyTensor, int]:
+        """The latents of a shard, and which row of them is this one."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
-        row = index - (int(self._ends[shard - 1]) if shard else 0)
-        place, size = self._files[shard]
-        # Reading a mapped file that has shrunk would kill the process without a message (SIGBUS).
-        if place.stat().st_size != size:
-            raise ValueError(f"{place.name} is no longer what it was")
-        latent = self._slices[shard][row, int(view)].float()
-        if not is_finite(latent):
-            raise ValueError(f"{place.name} must hold finite numbers, got others in latent {row}")
-        return latent
+        return self._shards[shard]["latents"], index - (int(self._ends[shard - 1]) if shard else 0)
+
+    def _latent(self, index: int, view: int) -> Shaped[Tensor, "L *cells"]:
+        """One view of a latent, read, since a mapped file that shrinks would kill the process without a message."""
+        shard, row = self._place(index)
+        if not 0 <= view < shard.shape[1]:
+            raise IndexError(f"{shard.file.name} has {shard.shape[1]} views of each, got view {view}")
+        size = shard.stride[1] * shard.dtype.itemsize
+        with open_regular(shard.file) as file:
+            file.seek(shard.offset + (row * shard.shape[1] + view) * size)
+            content = file.read(size)
+        if len(content) < size:
+            raise ValueError(f"{shard.file.name} ends too early")
+        return torch.frombuffer(bytearray(content), dtype=shard.dtype).view(shard.shape[2:])
 
     @cached_property
-    def _shards(self) -> list[Any]:
-        filled: list[Any] = []
-        self._files, found = [], 0
+    def _shards(self) -> list[dict[str, LazyTensor]]:
+        filled, first, found = [], None, 0
         for place in (self.folder / name for name in self.record["shards"]):
             shard = open_stored(place)
-            if num := check_shard(shard, place, filled[0] if filled else None):
-                filled.append(shard)
-                self._files.append((place, place.stat().st_size))
-                found += num
+            if num := check_shard(shard, place, first):
+                filled.append(open_file(place))
+                first, found = first or shard, found + num
         if not filled:
             raise ValueError(f"{self.folder} holds no latents")
         if found != (told := self.record["num"] - len(self.record["unreadable"])):
@@ -262,13 +268,8 @@ class Latents:
         return filled
 
     @cached_property
-    def _slices(self) -> list[Any]:
-        return [shard.get_slice("latents") for shard in self._shards]
-
-    @cached_property
     def _asked(self) -> Condition:
-        shards = zip(self._shards, self._files, strict=True)
-        each = [asked_of(shard, place, len(self.classes)) for shard, (place, _) in shards]
+        each = [asked_of(shard, len(self.classes)) for shard in self._shards]
         try:
             return Condition.cat(each)
         except (RuntimeError, ValueError) as error:  # of lists that differ in their width
@@ -277,4 +278,4 @@ class Latents:
 
     @cached_property
     def _ends(self) -> np.ndarray:
-        return np.cumsum([rows.get_shape()[0] for rows in self._slices])
+        return np.cumsum([shard["latents"].shape[0] for shard in self._shards])

@@ -1,8 +1,10 @@
 """Whether a file holds latents and what they are, as `prepare` writes them; by its header, as far as that says it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ditmoe.checkpoint import LazyTensor, in_memory
 from ditmoe.conditioning import TEXT, Condition
 from ditmoe.conditioning.condition import LABEL, NULL
 from ditmoe.outside import printable
@@ -57,14 +59,14 @@ def check_shard(shard: Any, place: Path, first: Any | None) -> int:
     return num
 
 
-def asked_of(shard: Any, place: Path, classes: int) -> Condition:
+def asked_of(shard: Mapping[str, LazyTensor], classes: int) -> Condition:
     """What the samples of a shard that was checked are; the label of no class is the last.
 
     Raises:
         ValueError: one line, if it does not say it.
     """
-    names = [name for name in shard.keys() if name.startswith(ASKED)]  # noqa: SIM118  (no mapping)
-    tensors = {name.removeprefix(ASKED): shard.get_tensor(name) for name in names}
+    place = shard["latents"].file
+    tensors = {name.removeprefix(ASKED): in_memory(x) for name, x in shard.items() if name.startswith(ASKED)}
     try:
         asked = Condition.of_tensors(tensors)
     except ValueError as error:

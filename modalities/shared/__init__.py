@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ditmoe.lazy import lazily
 
 if TYPE_CHECKING:
-    from modalities.shared.contact_sheet import enlarged, lay_out, save_png, show
+    from modalities.shared.contact_sheet import enlarged, lay_out, save_png, save_sheet, show
     from modalities.shared.patches import patchify, sincos, unpatchify
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "lay_out",
     "patchify",
     "save_png",
+    "save_sheet",
     "show",
     "sincos",
     "unpatchify",
@@ -20,7 +21,7 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
-        "modalities.shared.contact_sheet": ["enlarged", "lay_out", "save_png", "show"],
+        "modalities.shared.contact_sheet": ["enlarged", "lay_out", "save_png", "save_sheet", "show"],
         "modalities.shared.patches": ["patchify", "sincos", "unpatchify"],
     },
 )

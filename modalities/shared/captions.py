@@ -16,7 +16,8 @@ from torch import Tensor
 from ditmoe.conditioning import TEXT, Condition, captions_of, class_caption, split_words, text_rows
 from ditmoe.conditioning.condition import LABEL
 from ditmoe.modality import Captions
-from ditmoe.outside import decoded, is_regular, parse_json, printable, read_beside
+from ditmoe.outside import decoded, is_regular, parse_json, printable, read_beside, real_path
+from modalities.shared.datasets import LeftOut
 from modalities.shared.labels import read_told, told_in
 
 T = TypeVar("T")
@@ -189,6 +190,8 @@ def _one(captions: Sequence[str], seed: int, number: int) -> str:
 class WrittenCaptions:
     """Captions written for files: in a text file of the same name, or in the metadata of a parent folder.
 
+    Folders whose captions lie outside of the data, by a link, are counted on stderr: their text could be private.
+
     Args:
         root: the topmost folder searched for metadata.
     """
@@ -196,10 +199,13 @@ class WrittenCaptions:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._told: dict[Path, dict[str, list[str]]] = {}
+        self._seen: set[Path] = set()
+        self._outside: LeftOut[Path] = LeftOut("captions from outside of the data, folder")
 
     def __call__(self, file: Path) -> list[str]:
         """The captions of a file, possibly none."""
         if found := captions_beside(file):
+            self._look(file.parent)
             return found
         folders = list(file.parents)
         below = folders.index(self.root) + 1 if self.root in folders else 0
@@ -207,8 +213,15 @@ class WrittenCaptions:
             if folder not in self._told:
                 self._told[folder] = read_told(folder)
             if found := self._told[folder].get(file.relative_to(folder).as_posix(), []):
+                self._look(folder)
                 return shown_captions(found)
         return []
+
+    def _look(self, folder: Path) -> None:
+        if folder not in self._seen:
+            self._seen.add(folder)
+            if not (real := real_path(folder)).is_relative_to(real_path(self.root)):
+                self._outside.add(folder, f"{folder} is a link to {real}, or lies in one")
 
 
 def captions_beside(file: Path) -> list[str]:

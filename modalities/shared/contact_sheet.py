@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from ditmoe.checkpoint import replacing
-from ditmoe.outside import printable
+from ditmoe.outside import OWN_PICTURE, check_ours, printable
 from modalities.shared.lettering import Lettering
 
 LONGEST = 500
@@ -137,10 +138,18 @@ def enlarged(frames: UInt8[np.ndarray, "*T H W 3"]) -> UInt8[np.ndarray, "*T h w
 
 def save_png(path: str | Path, image: UInt8[np.ndarray, "H W 3"]) -> Path:
     """Write a PNG atomically, creating its folders. Returns the path."""
-    path = Path(path)
+    path, about = Path(path), PngInfo()
+    about.add_text("Software", "ditmoe")  # OWN_PICTURE
     with replacing(path) as stream:
-        Image.fromarray(image).save(stream, "PNG", optimize=True)
+        Image.fromarray(image).save(stream, "PNG", optimize=True, pnginfo=about)
     return path
+
+
+def save_sheet(sheet: UInt8[np.ndarray, "H W 3"], out: Path | None, beside: Path) -> Path:
+    """Write a sheet to `out`, else beside what it shows, where it replaces no picture of another program."""
+    if out is None:
+        check_ours(beside, "picture", OWN_PICTURE, "name the file to write with --out")
+    return save_png(out or beside, sheet)
 
 
 def show(sheet: UInt8[np.ndarray, "H W 3"], what: str, first: Path, out: Path | None) -> str:
@@ -150,7 +159,7 @@ def show(sheet: UInt8[np.ndarray, "H W 3"], what: str, first: Path, out: Path | 
         what: what the sheet shows.
         first: file or folder that it shows; by default the sheet is written beside it, and only then opened.
     """
-    file = save_png(out or (first if first.is_dir() else first.parent) / "view.png", sheet)
+    file = save_sheet(sheet, out, (first if first.is_dir() else first.parent) / "view.png")
     shown = f"{what} on {printable(file)}"
     if out is None and (os.environ.get("DISPLAY") or sys.platform in ("darwin", "win32")):
         Image.fromarray(sheet).show(title=str(file))

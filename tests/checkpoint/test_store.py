@@ -15,7 +15,7 @@ from ditmoe.checkpoint import atomic, manifest, replacing, store
 from ditmoe.config.restore import load_weights, restore
 from ditmoe.export import export
 from ditmoe.inference import evaluate_checkpoint, sample_checkpoint
-from ditmoe.pretrained import weights
+from ditmoe.pretrained import start, weights
 from tests.training.test_trainer import trainer
 
 
@@ -246,14 +246,21 @@ def test_a_step_that_is_dropped_while_it_is_read_is_no_error(
         return found
 
     monkeypatch.setattr(checkpoint, "find", dropped)
-    for reader in (restore, partial(export, out=tmp_path / "out")):
+    fitted = parts | {"facts": {"mean": torch.zeros(1)}}
+    readers = {
+        restore: parts,
+        partial(export, out=tmp_path / "out"): parts,
+        weights.read: parts,
+        start.read_data: fitted,
+    }
+    for reader, saved in readers.items():
         for step in (1, 2):
-            store.save(tmp_path / "run", step, parts)
+            store.save(tmp_path / "run", step, saved)
         reader(tmp_path / "run")
-        named = store.save(tmp_path / "run", 2, parts)
+        named = store.save(tmp_path / "run", 2, saved)
         with pytest.raises(FileNotFoundError, match=r"step-0000002 does not exist$"):
             reader(named)
-    assert opened == [2, 1, 2] * 2
+    assert opened == [2, 1, 2] * len(readers)
 
 
 def test_steps_that_are_dropped_without_end_are_an_error(tmp_path: Path) -> None:

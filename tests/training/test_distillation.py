@@ -1,9 +1,11 @@
 """Fewer steps: what is learnt of a step of any length, from whom, and that it is drawn with as it was learnt."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -302,6 +304,27 @@ def test_an_edited_teacher_is_one_line(
     with pytest.raises(ValueError, match=rf"^[^\n]*{line}[^\n]*$"):
         distill(words)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_step_that_its_teacher_drops_meanwhile_is_read_again(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, parts, steps = checkpoint.find, checkpoint.load(run), []
+
+    def dropped(*of: Any, **more: Any) -> checkpoint.Checkpoint:
+        found = find(*of, **more)
+        steps.append(found.plain["step"])
+        if found.plain["step"] > 1:
+            shutil.rmtree(found.path)
+        return found
+
+    for step in (1, 2):
+        checkpoint.save(tmp_path / "run", step, parts | {"step": step})
+    monkeypatch.setattr(checkpoint, "find", dropped)
+    words = [f"checkpoint={tmp_path / 'run'}", f"out={tmp_path / 'out'}", "trainer.steps=1"]
+    distill(composed("distill", [*words, "finish.num=0", "finish.evaluate=false"]))
+    assert steps == [2, 1]
+    assert checkpoint.exists(tmp_path / "out")
 
 
 def test_guidance_alone_is_drawn_with_any_scheduler_in_one_pass(run: Path, tmp_path: Path) -> None:

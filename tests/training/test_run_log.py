@@ -34,7 +34,16 @@ def test_a_run_that_goes_on_has_each_step_once(tmp_path: Path, torn: bytes) -> N
     assert steps(tmp_path) == [1, 2]
 
 
-@pytest.mark.parametrize("text", ['{"time": "12:00", "message": "ready"}\n', "a diary\n", "no line"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"time": "12:00", "message": "ready"}\n',
+        '{"step": 1, "loss": 0.5}\n',
+        '{"step": 1, a diary\n',
+        "a diary\n",
+        "no line",
+    ],
+)
 def test_a_log_of_somebody_else_is_not_cut(tmp_path: Path, text: str) -> None:
     (tmp_path / "log.jsonl").write_text(text)
     with pytest.raises(ValueError, match=r"^[^\n]*log\.jsonl must be the log of a run, or not exist[^\n]*$"):

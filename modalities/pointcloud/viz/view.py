@@ -31,7 +31,7 @@ from modalities.pointcloud.data.formats import (
 )
 from modalities.pointcloud.viz.contact_sheet import contact_sheet
 from modalities.pointcloud.viz.render import class_color
-from modalities.shared import save_png
+from modalities.shared import save_sheet
 from modalities.shared.contact_sheet import class_of
 
 WINDOW = Path(__file__).with_name("window.py")
@@ -77,7 +77,7 @@ def view(paths: Sequence[Path], out: Path | None = None) -> str:
         shapes, count = shapes[:MAX_SHAPES], f"the first {MAX_SHAPES} of {len(shapes)} shapes"
     left_out = f"; left out {'; '.join(errors[:3])}" if errors else ""
     left_out += f" and {len(errors) - 3} more" if len(errors) > 3 else ""
-    return _show(shapes, out or _beside(paths[0]), count) + left_out
+    return _show(shapes, out, _beside(paths[0]), count) + left_out
 
 
 def show_one(files: Sequence[Path]) -> Shown:
@@ -140,7 +140,7 @@ def _shape(name: str, values: Float[np.ndarray, "N C"], label: int | None = None
     return Shape(printable(name), values[:, :3], label, colors)
 
 
-def _show(shapes: Sequence[Shape], out: Path, count: str) -> str:
+def _show(shapes: Sequence[Shape], out: Path | None, beside: Path, count: str) -> str:
     """The window, else Open3D without a window, else the renderer of this package; says which and why."""
     if importlib.util.find_spec("open3d") is None:
         reason = "Open3D is not installed (pip install 'ditmoe[view]')"
@@ -157,7 +157,7 @@ def _show(shapes: Sequence[Shape], out: Path, count: str) -> str:
             failure = _open3d(scene, picture)
             if failure is None:
                 with Image.open(picture) as image:
-                    save_png(out, np.asarray(image.convert("RGB")))
+                    out = save_sheet(np.asarray(image.convert("RGB")), out, beside)
                 return f"{reason}: drew {count} with Open3D off-screen into {printable(out)}"
             reason = f"Open3D cannot draw here ({failure})"
     colors = [
@@ -165,7 +165,7 @@ def _show(shapes: Sequence[Shape], out: Path, count: str) -> str:
         for shape, index in zip(shapes, _classes(shapes), strict=True)
     ]
     sheet = contact_sheet([s.points for s in shapes], [s.name for s in shapes], colors=colors)
-    save_png(out, sheet)
+    out = save_sheet(sheet, out, beside)
     return f"{reason}: drew {count} with the built-in renderer into {printable(out)}"
 
 

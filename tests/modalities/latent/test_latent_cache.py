@@ -79,17 +79,24 @@ def stored(folder: Path, mirror: bool = False) -> latent_cache.Latents:
     return latent_cache.Latents(folder, partial(turn, mirror=mirror))
 
 
-def test_latents_that_are_cut_off_while_they_are_used_are_one_line(tmp_path: Path) -> None:
-    """What is mapped and no longer there ends a process without a word."""
+def test_latents_that_are_cut_off_while_they_are_used_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At any moment, after the last look at the file too: what is mapped and no longer there ends a process."""
     _, folder, report = make(tmp_path)
     found = stored(folder)
     found.batch(2, 0, 0)
-    for name in report["shards"]:
-        os.truncate(folder / name, 100)
-    with pytest.raises(
-        ValueError, match=r"^[^\n]* is damaged, prepare it again: [^\n]* is no longer what it was$"
-    ):
-        found.batch(2, 0, 1)
+    look = os.fstat
+
+    def cut(handle: int) -> os.stat_result:
+        about = look(handle)
+        os.truncate(folder / report["shards"][0], 100)
+        return about
+
+    monkeypatch.setattr(os, "fstat", cut)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"^[^\n]* is damaged, prepare it again: [^\n]* ends too early$"):
+            found.batch(2, 0, 1)
 
 
 def test_latents_may_lie_in_a_folder_of_any_name(tmp_path: Path) -> None:

@@ -110,6 +110,14 @@ def test_the_picture_lies_beside_what_it_shows(folder, without_open3d):
     size(folder / "view.png")
     view.view([folder / "chair_0.xyz"])
     size(folder / "chair_0.view.png")
+    view.view([folder])
+    (folder / "view.png").write_bytes(b"a photo")
+    with pytest.raises(
+        ValueError, match=r"view\.png is no picture of ditmoe: name the file to write with --out$"
+    ):
+        view.view([folder])
+    assert (folder / "view.png").read_bytes() == b"a photo"
+    view.view([folder], folder / "view.png")
 
 
 def test_an_unreadable_file_is_named_and_left_out(folder, tmp_path, without_open3d):

@@ -54,6 +54,25 @@ def test_what_lies_in_the_way_costs_no_result(
     assert not file.is_file()
 
 
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("a letter")
+    (file := tmp_path / "a.npz").symlink_to("mine")
+    cache.store(file, **GOOD)
+    assert (tmp_path / "mine").read_text() == "a letter"
+    assert not file.is_symlink()
+
+
+def test_no_byte_that_flips_is_believed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """By the sums of the archive: a damaged disk changes no number."""
+    cache.store(file := tmp_path / "a.npz", mu=GOOD["mu"])
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :])
+        found = cache.load(file, {"mu": FORMS["mu"]})
+        assert found is None or np.array_equal(found["mu"], GOOD["mu"])
+    assert capsys.readouterr().err.count("damaged and computed anew") > len(whole) // 2
+
+
 def test_what_nobody_asked_for_is_not_read(tmp_path: Path) -> None:
     cache.store(tmp_path / "a.npz", **GOOD, more=np.array([np.nan]))
     assert set(cache.load(tmp_path / "a.npz", FORMS) or {}) == set(GOOD)

@@ -18,7 +18,14 @@ from ditmoe.conditioning import TEXT, ClassLabel, Condition, captions_of, class_
 from ditmoe.config import build
 from modalities.pointcloud.data import Clouds
 from modalities.pointcloud.data.described import count_legs
-from modalities.shared.captions import Captioner, Described, captions_beside, mirrored, words_of
+from modalities.shared.captions import (
+    Captioner,
+    Described,
+    WrittenCaptions,
+    captions_beside,
+    mirrored,
+    words_of,
+)
 from modalities.shared.digits import NUMERALS
 from modalities.video.data.described_digits import WAYS, is_held_out, place_of
 from modalities.video.data.moving_digits import MovingDigits
@@ -158,6 +165,23 @@ def test_what_describes_data_is_no_link_to_other_files(name: str, tmp_path: Path
     root = [f"modality.data.root={tmp_path / 'data'}", "modality.size=[8,8]", "modality.captions=true"]
     with pytest.raises(ValueError, match="must be a file, got a link out of its folder"):
         made("image", *root).data.batch(1, 0, 0)
+
+
+def test_captions_from_outside_of_the_data_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for folder in (tmp_path / "data" / "own", tmp_path / "mine"):
+        folder.mkdir(parents=True)
+        for name in ("a.png", "b.png", "a.txt", "b.txt"):
+            (folder / name).write_text(folder.name)
+    (tmp_path / "data" / "cat").symlink_to(tmp_path / "mine")
+    (tmp_path / "data" / "dog").symlink_to("own")
+    written = WrittenCaptions(tmp_path / "data")
+    for kind in ("own", "cat", "dog"):
+        assert {*written(tmp_path / "data" / kind / "a.png")} == {"mine" if kind == "cat" else "own"}
+        written(tmp_path / "data" / kind / "b.png")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"captions from outside of the data, folder 1: {tmp_path / 'data' / 'cat'} is a link to"
+    )
 
 
 def test_mirror_images_are_described_as_they_are() -> None:
