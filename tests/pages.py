@@ -44,7 +44,8 @@ def ours(words: list[str]) -> Command | None:
         if name == "train" and not any(word.startswith("modality=") for word in rest):
             rest = ["modality=pointcloud", *rest]
         if name == "sample" and not any(word.startswith("checkpoint=") for word in rest):
-            rest = ["checkpoint=starter/pointcloud", *rest]
+            few = [] if any(word.startswith("num=") for word in rest) else ["num=9"]
+            rest = ["checkpoint=starter/pointcloud", *rest, *few]
         return ("pytest" if name == "test" else f"ditmoe.{name}", *rest)
     if words[0] == "torchrun":
         return ("torchrun", *words[1:])

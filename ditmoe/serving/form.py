@@ -39,6 +39,7 @@ class Field:
         default: its initial value; a field at its default sets no option, except `num` and `seed`.
         choices: pairs of displayed text and value.
         most: the largest count, or most files.
+        empty: what an empty field means, shown in it.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Field:
     default: Any = None
     choices: Sequence[tuple[str, str]] = ()
     most: int | None = None
+    empty: str = ""
 
 
 def fields_of(restored: Restored, most: int) -> list[Field]:
@@ -64,26 +66,39 @@ def fields_of(restored: Restored, most: int) -> list[Field]:
         elif word in conditioning.words:
             found.append(Field(word, "text", conditioning.words[word], ""))
     found += [
-        Field("num", "count", "samples", min(4, most), most=most),
+        Field("num", "count", "how many samples", min(4, most), most=most),
         Field("seed", "count", "the same seed gives the same samples", 0, most=LARGEST_SEED),
-        Field("steps", "count", "scheduler steps", sampling.steps, most=1000),
-        Field("guidance", "number", "guidance scale; 1: no guidance", sampling.guidance),
+        Field("steps", "count", "denoising steps: the time grows with them", sampling.steps, most=1000),
+        Field(
+            "guidance", "number", "how strictly samples follow what is asked for; 1: none", sampling.guidance
+        ),
     ]
     if router := by_top_k(restored.config):
         told = "experts per token; {} in training"
         found.append(
             Field("top_k", "count", told.format(router["top_k"]), router["top_k"], most=router["num_experts"])
         )
-    found += [Field(word, "value", about) for word, about in modality.words.items()]
-    if isinstance(modality, GivenParts):
-        found.append(Field("given", "files", "the known part of each sample", most=MOST_GIVEN))
+    found += [Field(word, "value", about, empty="as in training") for word, about in modality.words.items()]
+    return found + _of_given(modality, restored.config["given"])
+
+
+def _of_given(modality: Any, trained: float) -> list[Field]:
+    """The fields for given parts; guidance by them needs a model that was trained with them."""
+    if not isinstance(modality, GivenParts):
+        return []
+    about = "the known part of each sample" + ("" if trained else "; this model was not trained with one")
+    changes = "0 to 1: change the given samples by so much, in place of filling in"
+    found = [
+        Field("given", "files", about, most=MOST_GIVEN),
+        Field("strength", "value", changes, empty="not changed"),
+    ]
+    if trained:
         found.append(
-            Field("strength", "value", "noise level from 0 to 1 from which given samples are changed")
+            Field("given_guidance", "number", "how strictly samples follow the known part; 1: none", 1.0)
         )
-        found.append(Field("given_guidance", "number", "guidance scale of the given part; 1: none", 1.0))
-        for word, about in modality.given_words.items():
-            file = word in modality.given_files
-            found.append(Field(word, "files" if file else "value", about, most=1 if file else None))
+    for word, about in modality.given_words.items():
+        file = word in modality.given_files
+        found.append(Field(word, "files" if file else "value", about, most=1 if file else None))
     return found
 
 

@@ -31,14 +31,21 @@ CSS = """
 .gradio-container { max-width: 1280px !important; width: 100%; margin: 0 auto !important; }
 .gradio-container main { width: 100%; }
 #shown { min-height: 20rem; }
-#shown iframe { width: 100%; height: min(75vh, 40rem); border: 0; display: block; }
+#shown iframe { width: 100%; height: min(85vh, 46rem); border: 0; display: block; }
 #shown .empty { padding: 5rem 1rem; text-align: center; opacity: .65; }
 #told p { margin: 0; overflow-wrap: anywhere; }
 #told .error { color: #b3261e; font-weight: 600; }
 .dark #told .error { color: #ffb4ab; }
+#files .label-clear-button { display: none; }
 #command { overflow-wrap: anywhere; font: 13px/1.5 ui-monospace, Menlo, Consolas, monospace; }
 """
 EMPTY = '<p class="empty">Samples appear here.</p>'
+SHOW = """() => {
+    const drawn = document.querySelector("#told .drawn"), shown = document.querySelector("#shown");
+    if (drawn) shown.scrollIntoView({block: "nearest", behavior: "smooth"});
+    return [];
+}"""
+"""Brings new samples into view on a telephone, where they lie below the fields; an error stays in view."""
 FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
 """Fonts of the browser; none is downloaded."""
 
@@ -76,11 +83,11 @@ class Studio:
             shutil.rmtree(place, ignore_errors=True)
             raise
         name = self._keep(text, place)
-        told = [f"{len(drawn.samples)} drawn", *drawn.told]
+        told = [f"{len(drawn.samples)} drawn with seed {words['seed']}", *drawn.told]
         frame = f'<iframe src="./drawn/{name}" title="What was drawn" sandbox="allow-scripts"></iframe>'
         shell = command_of({key: _named(value) for key, value in words.items()}, self.drawer.models)
         return (
-            line(self.plain("; ".join(told))),
+            line(self.plain("; ".join(told)), "drawn"),
             frame,
             [str(path) for path in drawn.paths],
             html.escape(printable(shell)),
@@ -168,7 +175,7 @@ def make_page(studio: Studio) -> gr.Blocks:
             clicked, set(parts.values()), [told, shown, files, command], concurrency_limit=1,
             api_visibility="private", show_progress_on=[shown],
         )  # fmt: skip
-        ended.then(lambda: busy(False), outputs=[draw, stop], queue=False, **quiet)
+        ended.then(lambda: busy(False), outputs=[draw, stop], queue=False, js=SHOW, **quiet)
         stop.click(stopped, queue=False, **quiet)
         page.unload(stopped)
     refuse_in_a_line(page, lambda text: gr.Error(text, print_exception=False))
@@ -194,8 +201,15 @@ def _part(each: Field) -> Any:
         )
     if each.kind == "files":
         many = "single" if each.most == 1 else "multiple"
-        return gr.File(file_count=many, label=f"{label}: {each.about}", elem_id=label, height=140)
-    return gr.Textbox(value=each.default, label=label, info=info, elem_id=label, max_length=2000)
+        return gr.File(file_count=many, label=f"{label}: {each.about}", elem_id=label, height=180)
+    return gr.Textbox(
+        value=each.default,
+        label=label,
+        info=info,
+        elem_id=label,
+        max_length=2000,
+        placeholder=each.empty or None,
+    )
 
 
 def theme() -> gr.themes.Base:

@@ -2,11 +2,13 @@
 
 import http.client
 import importlib.util
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 
 from ditmoe.inference import sample_checkpoint
+from modalities.video.io.reader import read_clip
 from tests.browser import BROWSER, Browser
 
 pytestmark = [
@@ -45,17 +48,19 @@ from ditmoe import demo
 demo.main()
 """
 ALERT = "document.querySelector('#told .error')?.innerText"
+FRAME = "document.querySelector('#shown iframe')?.src"
+LINKS = "[...document.querySelectorAll('#files a')].map((link) => link.href)"
 IDLE = "document.querySelector('#draw') && !document.querySelector('#draw').disabled"
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """The page's address, and a file of what the server asked of other machines."""
+def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[str, Path]]:
+    """The address of the page of a starter model, and a file of what the server asked of other machines."""
     told, folder = tmp_path / "network", tmp_path / "temporary"
     folder.mkdir()
     told.touch()
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVES, str(told), "checkpoint=starter/pointcloud", "upload=1"], cwd=ROOT,
+        [sys.executable, "-c", SERVES, str(told), f"checkpoint=starter/{request.param}", "upload=1"], cwd=ROOT,
         stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)},
     )  # fmt: skip
     try:
@@ -71,6 +76,7 @@ def served(tmp_path: Path) -> Iterator[tuple[str, Path]]:
             process.kill()
 
 
+@pytest.mark.parametrize("served", ["pointcloud"], indirect=True)
 def test_a_person_draws(served: tuple[str, Path], tmp_path: Path) -> None:
     address, told = served
     with Browser(tmp_path / "profile") as browser:
@@ -101,7 +107,7 @@ def test_a_person_draws(served: tuple[str, Path], tmp_path: Path) -> None:
             file.name: file
             for file in sample_checkpoint("starter/pointcloud", 2, 3, out=tmp_path / "o", steps=2)
         }
-        links = browser.value("[...document.querySelectorAll('#files a')].map((link) => link.href)")
+        links = browser.value(LINKS)
         found = {link.rpartition("/")[2]: link for link in links}
         assert found.keys() == own.keys()
         for name, link in found.items():  # to the bit what `sample` draws
@@ -149,3 +155,97 @@ def test_a_person_draws(served: tuple[str, Path], tmp_path: Path) -> None:
     assert asking.getresponse().status == 413
     asking.close()
     assert told.read_text() == ""
+
+
+def drawn_with(browser: Browser, **words: str) -> dict[str, bytes]:
+    """What a person can download after a click on Draw, by name, with some fields filled before."""
+    for name, value in words.items():
+        browser.fill(f"#{name} input[type=number], #{name} textarea, #{name} input", value)
+    frame, links = browser.value(FRAME), browser.value(LINKS)
+    browser.click("#draw")
+    browser.until(f"{FRAME} && {FRAME} !== {json.dumps(frame)} && {LINKS}.length")
+    browser.until(f"!{LINKS}.some((link) => {json.dumps(links)}.includes(link))")
+    browser.until(IDLE)
+    return {link.rpartition("/")[2]: urllib.request.urlopen(link).read() for link in browser.value(LINKS)}
+
+
+def frames_of(file: Path, data: bytes) -> np.ndarray:
+    """The frames of a video."""
+    file.write_bytes(data)
+    return read_clip(file, 0, 17)
+
+
+@pytest.mark.parametrize(
+    ("served", "kind"), [(kind, kind) for kind in ("image", "video")], indirect=["served"]
+)
+def test_pictures_and_clips_are_seen_and_downloaded(
+    served: tuple[str, Path], kind: str, tmp_path: Path
+) -> None:
+    """They are those of `sample`, the same for the same seed, and others for another."""
+    address, told = served
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(address)
+        browser.until(IDLE)
+        first = drawn_with(browser, steps="2", num="1", seed="5")
+        own = {
+            file.name: file.read_bytes()
+            for file in sample_checkpoint(f"starter/{kind}", 1, 5, out=tmp_path / "own", steps=2)
+        }
+        assert first.keys() == own.keys()
+        pictures = [name for name in own if name.endswith(".png")]
+        assert [first[name] for name in pictures] == [own[name] for name in pictures]
+        for name in own.keys() - pictures:  # an encoder may write other bytes for the same frames
+            frames = [frames_of(tmp_path / name, files[name]) for files in (first, own)]
+            assert np.array_equal(*frames), name
+            assert len(frames[0]) == 17
+
+        assert drawn_with(browser)["samples.png"] == first["samples.png"]
+        for word, value in {"seed": "6", "guidance": "4", "steps": "3"}.items():
+            other = drawn_with(browser, **{word: value})
+            assert other["samples.png"] != first["samples.png"], word
+            first = other
+        browser.value("[...document.querySelectorAll('button.label-wrap')].at(-1).click()")
+        browser.until("document.querySelector('#command')")
+        command = browser.value("document.querySelector('#command').textContent").strip()
+        assert command.endswith(f"checkpoint=starter/{kind} num=1 seed=6 steps=3 guidance=4.0")
+
+        browser.fill("#seed input", "a")  # letters do not enter a field for numbers: it is empty
+        browser.click("#draw")
+        browser.until(ALERT)
+        assert browser.value(ALERT) == "error: seed must be a whole number, got none"
+        browser.until(IDLE)
+
+        browser.resize(390, 844)
+        drawn_with(browser, seed="7")
+        browser.until("document.querySelector('#shown').getBoundingClientRect().top < innerHeight - 300")
+        assert browser.value("document.documentElement.scrollWidth") <= 390
+
+        browser.open(browser.value(FRAME))
+        {"image": see_picture, "video": see_clip}[kind](browser)
+        assert browser.errors == []
+        assert all(url.startswith((address, "data:", "blob:", "about:")) for url in browser.asked)
+    assert told.read_text() == ""
+
+
+def see_picture(browser: Browser) -> None:
+    """One is there, and a click enlarges it."""
+    browser.until("document.querySelector('.sample img')?.naturalWidth === 32")
+    small = browser.value("document.querySelector('.sample img').clientWidth")
+    browser.resize(1280, 900)
+    browser.click(".sample .picture")
+    browser.until(f"document.querySelector('dialog[open] img')?.clientWidth > {small}")
+
+
+def see_clip(browser: Browser) -> None:
+    """One plays, and stands still when it is told to."""
+    frame = "Number(document.querySelector('dialog[open] input[type=range]').value)"
+    browser.until("document.querySelector('.sample canvas.frames')")
+    browser.click(".sample .larger")
+    browser.until("document.querySelector('dialog[open] canvas.frames')")
+    browser.until(f"{frame} > 2")
+    browser.click("dialog[open] .play")
+    at = browser.value(frame)
+    time.sleep(0.5)
+    assert browser.value(frame) == at
+    pixels = "document.querySelector('dialog[open] canvas').getContext('2d').getImageData(0, 0, 32, 32).data"
+    assert browser.value(f"new Set({pixels}).size") > 2
