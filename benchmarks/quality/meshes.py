@@ -1,18 +1,21 @@
 """From a shape to points and back to a surface: how much of the result is right, and how much is missing.
 
-    python -m benchmarks.quality.meshes [--shapes 40] [--seeds 3] [--points 2048 8192] [--out FOLDER]
+    python -m benchmarks.quality.meshes [--shapes 40] [--seeds 3] [--points 2048 8192] [--meshes FOLDER] [--out FOLDER]
 
 - Six pieces of furniture made of boxes and rods, whose surface is known exactly: 2,048 and 8,192 points become a mesh,
   and 40,000 points of the mesh are compared with 60,000 other points of the surface.
 - Held-out real furniture of the built-in set, with 4,096 points each: 2,048 become a mesh, and 2,048 points of the mesh
   are compared with the other 2,048.
+- With `--meshes`, files of a folder (such as `benchmarks.quality.sweet_home` writes), as many of each class: points of
+  the mesh become a mesh again, and 40,000 points of it are compared with 60,000 other points of the original, of which
+  what lies hidden within counts as well.
 
 Precision, recall and F at 1 % of the diagonal of the bounding box (Tatarchenko et al., arXiv 1905.03678): means over
 shapes with 95 % intervals. Further rows: the oracle, which has as many points of the true surface itself as are taken
 of the mesh; and the same Poisson reconstruction with normals oriented by a minimum spanning tree (Hoppe et al., 1992).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +28,7 @@ from tqdm import tqdm
 
 from benchmarks import options_of
 from modalities.pointcloud.data import Clouds
-from modalities.pointcloud.data.formats import sample_surface
+from modalities.pointcloud.data.formats import read_surface, sample_surface
 from modalities.pointcloud.surface import Mesh, f_score_of, reconstruct
 from modalities.pointcloud.viz.raster import render_mesh
 from modalities.pointcloud.viz.render import render
@@ -33,6 +36,7 @@ from modalities.shared import lay_out, save_png
 
 TRUE, SHOWN = 60_000, 40_000
 Scores = tuple[float, float, float]
+Method = Callable[[np.ndarray], Mesh]
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,31 @@ def line(name: str, found: list[Scores], per: int = 1) -> str:
     return f"| {name} | {' | '.join(means)} |"
 
 
+def files_of(folder: Path, most: int) -> list[Path]:
+    """About `most` meshes, as many of each class, evenly through the sorted files of its subfolder."""
+    classes = [sorted(found) for sub in sorted(folder.iterdir()) if (found := [*sub.glob("*.obj")])]
+    if not classes:
+        raise SystemExit(f"{folder} must hold a folder of OBJ files per class")
+    each = -(-most // len(classes))
+    return [files[at] for files in classes for at in sorted({n * len(files) // each for n in range(each)})]
+
+
+def from_files(files: list[Path], counts: Sequence[int], methods: Mapping[str, Method]) -> Iterator[str]:
+    """Lines of the table: each file's mesh to points and back, against the original."""
+    for count in counts:
+        found: dict[str, list[Scores]] = {name: [] for name in (*methods, "oracle")}
+        closed = 0
+        for path in tqdm(files, f"{count} points of meshes"):
+            true, points = read_surface(path, TRUE, seed=1), read_surface(path, count, seed=0)
+            for name, make in methods.items():
+                mesh = make(points)
+                found[name].append(scores(mesh, true, SHOWN))
+                closed += name == "ours" and mesh.is_closed
+            found["oracle"].append(f_score_of(read_surface(path, SHOWN, seed=2), true))
+        yield from (line(f"{len(files)} original meshes, {count} points: {n}", of) for n, of in found.items())
+        yield f"watertight: {closed} of ours"
+
+
 def main() -> None:
     """The tables, and a sheet of the shapes with their meshes."""
     parser = options_of(__doc__)
@@ -182,10 +211,11 @@ def main() -> None:
     parser.add_argument("--points", type=int, nargs="+", default=[2048, 8192], help="of each piece")
     parser.add_argument("--resolution", type=int, default=128)
     parser.add_argument("--smoothing", type=int, default=1)
+    parser.add_argument("--meshes", type=Path, help="a folder with a folder of OBJ files per class")
     parser.add_argument("--out", type=Path, help="where a sheet is drawn")
     options = parser.parse_args()
     how = {"resolution": options.resolution, "smoothing": options.smoothing}
-    methods: dict[str, Callable[[np.ndarray], Mesh]] = {
+    methods: dict[str, Method] = {
         "ours": lambda points: reconstruct(points, **how),
         "spanning tree": lambda points: reconstruct(points, hoppe(points), **how),
     }
@@ -221,7 +251,10 @@ def main() -> None:
             found[method].append(scores(make(points), true, 2048))
         found["oracle"].append(f_score_of(points, true))
     lines += [line(f"{len(real)} real pieces, 2048 points: {name}", of) for name, of in found.items()]
-    print(*lines, sep="\n")
+    print(*lines, sep="\n", flush=True)
+    if options.meshes:
+        for told in from_files(files_of(options.meshes, options.shapes), options.points, methods):
+            print(told, flush=True)
     if options.out:
         print(save_png(options.out / "meshes.png", lay_out(tiles, labels, columns=6)))
 
