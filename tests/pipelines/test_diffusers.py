@@ -28,29 +28,6 @@ def pipe(exported: Path) -> ditmoe.Pipeline:
     return opened(exported)
 
 
-def test_diffusion_pipeline_opens_the_folder_by_itself(
-    pipe: ditmoe.Pipeline, exported: Path, tmp_path: Path
-) -> None:
-    for options in ({}, {"trust_remote_code": True}):
-        found = diffusers.DiffusionPipeline.from_pretrained(exported, **options)
-        assert type(found) is ditmoe.Pipeline
-        assert torch.equal(latents(found), latents(pipe))
-    index = json.loads((exported / "model_index.json").read_text())
-    assert index["_class_name"] == "DiTMoEPipeline"  # what the card says
-    folder = shutil.copytree(exported, tmp_path / "evil")
-    for change, line in (
-        ({"scheduler": ["subprocess", "Popen"]}, "names a component that is not trusted, refused: scheduler"),
-        ({"vae": ["os", "system"]}, "names a component that is not trusted, refused: vae"),
-    ):
-        (folder / "model_index.json").write_text(json.dumps(index | change))
-        with pytest.raises(ValueError, match=LINE.format(line)):
-            diffusers.DiffusionPipeline.from_pretrained(folder)
-    (folder / "model_index.json").write_text(json.dumps(index))
-    torch.save({}, folder / "transformer/diffusion_pytorch_model.bin")
-    with pytest.raises(ValueError, match="could hold code, refused"):
-        diffusers.DiffusionPipeline.from_pretrained(folder)
-
-
 def test_names_on_the_hub(
     pipe: ditmoe.Pipeline, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
