@@ -26,7 +26,7 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError("this pipeline needs the package ditmoe: pip install ditmoe") from error
 '''
-"""The only code that a folder may hold."""
+"""The only code that a folder may hold. Folders stay: who changes this must go on accepting what it was."""
 PREFIX = "DiTMoE"
 
 
