@@ -32,6 +32,9 @@ class LowRank(nn.Module):
         name: of the adapter; there may be several.
     """
 
+    disabled: float | None = None
+    """The scale that it had before all adapters were disabled together."""
+
     def __init__(
         self,
         down: Float[Tensor, "*E r i"],
@@ -139,6 +142,14 @@ def owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     """The module that holds a parameter, and its name there."""
     path, _, last = name.rpartition(".")
     return model.get_submodule(path), last
+
+
+def original(model: nn.Module, name: str) -> nn.Parameter:
+    """A weight without its adapters."""
+    module, last = owner(model, name)
+    if parametrize.is_parametrized(module, last):
+        module, last = module.parametrizations[last], "original"  # type: ignore[index, assignment]
+    return getattr(module, last)
 
 
 def add(model: nn.Module, name: str, low: LowRank) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ditmoe.nn import lora
 from ditmoe.outside import check_number, printable
 from ditmoe.pipelines import lora_files
+from ditmoe.pipelines.hub import HUB, lora_of
 
 
 class Adapters:
@@ -23,21 +24,28 @@ class Adapters:
     def load_lora_weights(
         self,
         pretrained_model_name_or_path_or_dict: str | Path | Mapping[str, Tensor],
-        weight_name: str | None = None,
         adapter_name: str | None = None,
+        weight_name: str | None = None,
+        **options: Any,
     ) -> None:
         """Add an adapter and activate it; other adapters do not change.
 
         Args:
-            pretrained_model_name_or_path_or_dict: a safetensors file, a folder with one, or its tensors.
-            weight_name: name of the file in the folder; None: `pytorch_lora_weights.safetensors`.
+            pretrained_model_name_or_path_or_dict: a safetensors file, a folder or a repository of the hub with one, or
+                its tensors.
             adapter_name: None: "default", "default_1" and so on.
+            weight_name: name of the file in the folder; None: `pytorch_lora_weights.safetensors`.
+            options: for a repository, those of `from_pretrained`.
 
         Raises:
             FileNotFoundError, ValueError: with one line, if the file is missing or does not fit this model.
         """
-        net, state = self.transformer.net, lora_files.read(pretrained_model_name_or_path_or_dict, weight_name)
-        own = self.get_list_adapters()
+        if unknown := [option for option in options if option not in HUB]:
+            raise ValueError(f"load_lora_weights takes {', '.join(HUB)}, got {unknown[0]}")
+        place = pretrained_model_name_or_path_or_dict
+        place = lora_of(place, weight_name or lora_files.LORA, **options)
+        net, state = self.transformer.net, lora_files.read(place, weight_name)
+        own = self._names()
         free = (f"default_{i}" if i else "default" for i in range(len(own) + 1))
         name = adapter_name or next(each for each in free if each not in own)
         if not isinstance(name, str) or name != printable(name) or name in own:
@@ -79,9 +87,9 @@ class Adapters:
             raise ValueError("save_lora_weights needs an active adapter, got none")
         return lora_files.write(save_directory, lora_files.file_state(state), weight_name)
 
-    def get_list_adapters(self) -> list[str]:
-        """Names of all adapters."""
-        return list(dict.fromkeys(low.name for low in self._lows()))
+    def get_list_adapters(self) -> dict[str, list[str]]:
+        """Names of all adapters, by component; an empty dictionary without any."""
+        return {"transformer": names} if (names := self._names()) else {}
 
     def get_active_adapters(self) -> list[str]:
         """Names of the adapters with a weight other than 0."""
@@ -104,27 +112,85 @@ class Adapters:
             )
         for name, weight in zip(names, each, strict=True):
             check_number(f"the weight of adapter {printable(name)}", weight)
-            if name not in self.get_list_adapters():
-                known = ", ".join(self.get_list_adapters()) or "none"
-                raise ValueError(f"adapter_names must be loaded adapters ({known}), got {name!r}")
+        self._check_loaded(names)
         chosen = dict(zip(names, each, strict=True))
         for low in self._lows():
-            low.scale = float(chosen.get(low.name, 0.0))
+            low.scale, low.disabled = float(chosen.get(low.name, 0.0)), None
 
     def disable_lora(self) -> None:
-        """Deactivate all adapters; `set_adapters` activates them again."""
-        self.set_adapters([])
-
-    def fuse_lora(self, lora_scale: float = 1.0) -> None:
-        """Merge the active adapters into the weights, which removes their cost and cannot be undone."""
-        check_number("lora_scale", lora_scale)
+        """Deactivate all adapters; `enable_lora` activates them again with their weights."""
         for low in self._lows():
-            low.scale *= lora_scale
-        lora.remove(self.transformer.net, merge=True)
+            low.disabled = low.scale if low.disabled is None else low.disabled
+            low.scale = 0.0
+
+    def enable_lora(self) -> None:
+        """Undo `disable_lora`."""
+        for low in self._lows():
+            if low.disabled is not None:
+                low.scale, low.disabled = low.disabled, None
+
+    def fuse_lora(
+        self,
+        components: Sequence[str] | None = None,
+        lora_scale: float = 1.0,
+        safe_fusing: bool = False,
+        adapter_names: Sequence[str] | None = None,
+    ) -> None:
+        """Merge adapters into the weights, which removes their cost; `unfuse_lora` undoes it.
+
+        The weights before are kept on the CPU until `unfuse_lora` or `unload_lora_weights`.
+
+        Args:
+            components: ["transformer"]; None: the same.
+            safe_fusing: an adapter whose product is not finite is never loaded, so this changes nothing.
+            adapter_names: None: the active ones.
+        """
+        _check_components(components)
+        check_number("lora_scale", lora_scale)
+        names = self.get_active_adapters() if adapter_names is None else list(adapter_names)
+        self._check_loaded(names)
+        kept: dict[str, Any] = vars(self.transformer).setdefault("fused", {})
+        for place, _, _, lows in lora.adapted(self.transformer.net):
+            if fused := [low for low in lows if low.name in names]:
+                weight = lora.original(self.transformer.net, place).detach()
+                before, earlier = kept.get(place) or (weight.to("cpu", copy=True), [])
+                kept[place] = before, [*earlier, *((low, low.scale) for low in fused)]
+                for low in fused:
+                    low.scale *= lora_scale
+        self._remove(names, merge=True)
+
+    def unfuse_lora(self, components: Sequence[str] | None = None) -> None:
+        """Undo all `fuse_lora`: weights as before, bit for bit, and the adapters beside them."""
+        _check_components(components)
+        net, present = self.transformer.net, self._names()
+        for place, (before, lows) in vars(self.transformer).pop("fused", {}).items():
+            weight = lora.original(net, place)
+            weight.data.copy_(before)
+            for low, scale in lows:
+                low.scale = scale
+                if low.name not in present:  # it may have been loaded anew
+                    lora.add(net, place, low.to(weight))
+
+    @property
+    def num_fused_loras(self) -> int:
+        """Number of adapters that are merged into the weights and can be taken out again."""
+        fused = vars(self.transformer).get("fused", {}).values()
+        return len({low.name for _, lows in fused for low, _ in lows})
+
+    def delete_adapters(self, adapter_names: str | Sequence[str]) -> None:
+        """Remove these adapters.
+
+        Raises:
+            ValueError: for an unknown name.
+        """
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        self._check_loaded(names)
+        self._remove(names)
 
     def unload_lora_weights(self) -> None:
         """Remove all adapters; the original weights remain, with what was fused into them."""
         lora.remove(self.transformer.net, merge=False)
+        vars(self.transformer).pop("fused", None)
 
     @contextmanager
     def without_lora(self) -> Iterator[None]:
@@ -141,3 +207,29 @@ class Adapters:
 
     def _lows(self) -> list[lora.LowRank]:
         return [low for *_, lows in lora.adapted(self.transformer.net) for low in lows]
+
+    def _names(self) -> list[str]:
+        return list(dict.fromkeys(low.name for low in self._lows()))
+
+    def _check_loaded(self, names: Sequence[Any]) -> None:
+        for name in names:
+            if name not in (own := self._names()):
+                known = ", ".join(own) or "none"
+                raise ValueError(f"adapter_names must be loaded adapters ({known}), got {name!r}")
+
+    def _remove(self, names: Sequence[str], merge: bool = False) -> None:
+        """Remove these adapters alone, merged into the weights or not."""
+        net, others = self.transformer.net, []
+        for place, _, _, lows in lora.adapted(net):
+            others += [(place, low, low.scale) for low in lows if low.name not in names]
+        for _, low, _ in others:
+            low.scale = 0.0
+        lora.remove(net, merge=merge)
+        for place, low, scale in others:
+            low.scale = scale
+            lora.add(net, place, low)
+
+
+def _check_components(components: Any) -> None:
+    if components is not None and list(components) != ["transformer"]:
+        raise ValueError(f"components must be ['transformer'], got {components!r}")

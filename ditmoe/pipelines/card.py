@@ -17,17 +17,17 @@ tags: [ditmoe, diffusion, mixture-of-experts, {kind}]
 
 # {title}
 
-A ditmoe diffusion transformer that generates samples of kind {kind}. Opening this folder executes nothing in it.
+A ditmoe diffusion transformer that generates samples of kind {kind}. ditmoe executes nothing in this folder.
 
 ```python
-import ditmoe
+import ditmoe  # pip install ditmoe
 
 pipe = ditmoe.Pipeline.from_pretrained("path/to/this/folder")  # or "user/repository", once it is on the hub
 samples = pipe(label={label!r}, num_samples=4).samples
 ```
 
-`diffusers.DiffusionPipeline.from_pretrained` also opens it after `from ditmoe import Pipeline`. The folder holds no
-code, so `trust_remote_code` is not needed; diffusers takes the class from the installed package.
+diffusers opens it by itself, too: `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` runs `pipeline.py`,
+which imports the installed package ditmoe.
 
 {facts}
 """

@@ -12,6 +12,7 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.loaders import PeftAdapterMixin
+from diffusers.utils import is_accelerate_available
 from torch import Tensor
 
 from ditmoe.checkpoint import manifest
@@ -24,17 +25,34 @@ from ditmoe.modality import Modality, PublishedAutoencoder, Tokens
 from ditmoe.model import StepEmbedding
 from ditmoe.nn import FirstBlockCache
 from ditmoe.outside import check_number, is_regular, printable
-from ditmoe.pipelines.trusted_folder import INDEX, check_folder
+from ditmoe.pipelines.hub import HUB, folder_of
+from ditmoe.pipelines.index import INDEX
+from ditmoe.pipelines.trusted_folder import check_folder
 from ditmoe.pretrained import weights
 
 
 class Part(ModelMixin, ConfigMixin):
     """A diffusers model whose file must have all weights; diffusers would leave missing ones at random values."""
 
+    folder: Path | None = None
+    """The folder that it was loaded from."""
+
     @classmethod
-    def from_pretrained(cls, folder: Any, **options: Any) -> Any:  # type: ignore[override]
-        check_fits(cls, Path(folder), options.get("variant"))
-        return super().from_pretrained(folder, **options)
+    def from_pretrained(cls, name: Any, subfolder: str | None = None, **options: Any) -> Any:  # type: ignore[override]
+        """Load from a folder, or from a `subfolder` of a pipeline's folder or repository on the hub."""
+        of_hub = {option: options.pop(option) for option in HUB if option in options}
+        variant = options.get("variant")
+        folder = (folder_of(name, variant, **of_hub) if subfolder else Path(name)) / (subfolder or "")
+        cls._check(folder, variant)
+        part = super().from_pretrained(
+            str(folder), **({"low_cpu_mem_usage": is_accelerate_available()} | options)
+        )
+        part.folder = folder
+        return part
+
+    @classmethod
+    def _check(cls, folder: Path, variant: str | None) -> None:
+        check_fits(cls, folder, variant)
 
 
 class Transformer(Part, PeftAdapterMixin):
@@ -148,15 +166,18 @@ class Memory(Part):
         self.register_buffer("empty", torch.zeros(1))  # without any tensor no file would be written
 
     @classmethod
-    def from_pretrained(cls, folder: Any, **options: Any) -> "Memory":
-        """Load in float32 whatever the dtype of the transformer: a rounded codec would blur every image.
+    def from_pretrained(cls, name: Any, subfolder: str | None = None, **options: Any) -> "Memory":
+        """Load in float32 whatever the dtype of the transformer: a rounded codec would blur every image."""
+        for option in ("dtype", "torch_dtype"):
+            options.pop(option, None)
+        return super().from_pretrained(name, subfolder, **options)
 
-        Checks the whole pipeline's folder first, since diffusers' own `from_pretrained` also calls this.
-        """
-        if is_regular((whole := Path(folder).absolute().parent) / INDEX):
-            check_folder(whole, options.get("variant"))
-        kept = {name: value for name, value in options.items() if name not in ("dtype", "torch_dtype")}
-        return super().from_pretrained(folder, **kept)
+    @classmethod
+    def _check(cls, folder: Path, variant: str | None) -> None:
+        """Checks the whole pipeline's folder first, since diffusers' own `from_pretrained` also comes here."""
+        if is_regular((whole := folder.absolute().parent) / INDEX):
+            check_folder(whole, variant)
+        super()._check(folder, variant)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Memory":
         def kept(tensor: Tensor) -> Tensor:

@@ -1,17 +1,22 @@
-"""Find a pipeline's folder by name: a local folder, or a repository of the Hugging Face hub."""
+"""Find a pipeline's folder by name, a local one or a repository of the Hugging Face hub, and upload one."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ditmoe.checkpoint.atomic import recover
 from ditmoe.checkpoint.fit import CONFIG, WEIGHTS
 from ditmoe.outside import printable
-from ditmoe.pipelines.trusted_folder import INDEX, LORA, MODELS, SCHEDULER, check_index, read_index
+from ditmoe.pipelines.card import write_card
+from ditmoe.pipelines.index import INDEX
+from ditmoe.pipelines.trusted_folder import LORA, MODELS, SCHEDULER, check_index, read_index
 
 HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 """Options for `huggingface_hub`, under its names."""
+UPLOAD = ("repo_id", "private", "token", "commit_message", "create_pr")
+"""Options for uploads, under diffusers' names."""
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -51,13 +56,58 @@ def weights_of(part: str, variant: str | None = None) -> list[str]:
     return [f"{part}/{WEIGHTS}{name}" for name in names]
 
 
+def lora_of(name: Any, file: str, **options: Any) -> Any:
+    """The folder into which the LoRA file of a repository was downloaded; all that is no such name as it is."""
+    if not isinstance(name, str) or Path(name).exists() or not REPOSITORY.fullmatch(name):
+        return name
+    return _fetch(name, [file], options)
+
+
+def upload(
+    folder: Path,
+    repository: str,
+    kind: str,
+    classes: Sequence[str],
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    commit_message: str | None = None,
+    create_pr: bool = False,
+) -> None:
+    """Upload a pipeline's folder, and a model card if it holds none.
+
+    Raises:
+        ConnectionError: with one line, if the hub does not take it.
+    """
+    import huggingface_hub
+
+    with _one_line(f"{repository} must be a repository that the hub lets you write", ConnectionError):
+        made = huggingface_hub.create_repo(repository, exist_ok=True, private=private, token=token)
+        if not (folder / "README.md").exists():
+            (folder / "README.md").write_text(write_card(kind, made.repo_id, classes, {}, None))
+        huggingface_hub.upload_folder(
+            repo_id=made.repo_id,
+            folder_path=folder,
+            token=token,
+            commit_message=commit_message or "Upload pipeline",
+            create_pr=create_pr,
+        )
+
+
 def _fetch(name: str, patterns: Sequence[str], options: dict[str, Any]) -> Path:
     import huggingface_hub
 
-    try:
+    with _one_line(
+        f"{name} must be a folder here or a repository that the hub can provide", FileNotFoundError
+    ):
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(patterns), **options))
-    except Exception as error:  # the hub raises many kinds of errors, with long messages
-        reason = printable(next(iter(str(error).splitlines()), "") or type(error).__name__)[:200]
-        raise FileNotFoundError(
-            f"{name} must be a folder here or a repository that the hub can provide, got {reason}"
-        ) from error
+
+
+@contextmanager
+def _one_line(wanted: str, kind: type[OSError]) -> Iterator[None]:
+    """The hub's errors, of many kinds and with long messages, as one kind with one line."""
+    try:
+        yield
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "").removeprefix("Got: ") or type(error).__name__
+        raise kind(f"{wanted}, got {printable(reason)[:200]}") from error

@@ -8,9 +8,9 @@ pipe("a chair with four legs", negative_prompt="an armchair")    # a text-condit
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ditmoe.config import build
 from ditmoe.diffusion import Sampling, try_scheduler
+from ditmoe.diffusion.schedulers import EvenDDIMScheduler, FlowAncestralScheduler, FlowMapScheduler
 from ditmoe.outside import is_regular, printable
 from ditmoe.pipelines.adapters import Adapters
 from ditmoe.pipelines.asked import (
@@ -31,11 +32,12 @@ from ditmoe.pipelines.asked import (
     with_top_k,
 )
 from ditmoe.pipelines.components import Memory, Transformer
-from ditmoe.pipelines.hub import HUB, folder_of
+from ditmoe.pipelines.hub import HUB, UPLOAD, folder_of, upload
+from ditmoe.pipelines.index import INDEX, introduce, write_index
 from ditmoe.pipelines.interface import own_config, process_options
 from ditmoe.pipelines.output import Output, finished
 from ditmoe.pipelines.request import Request
-from ditmoe.pipelines.trusted_folder import INDEX, LORA, check_folder, check_index
+from ditmoe.pipelines.trusted_folder import LORA, check_folder, check_index
 
 FIXED = {"use_safetensors": True, "trust_remote_code": False, "custom_pipeline": None}
 """Options of diffusers that callers may not change."""
@@ -45,8 +47,8 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
     """Generates images, point clouds or videos; the modality defines what a sample is.
 
     `python -m ditmoe.sample` with the same seed gives the same samples bit for bit. Device placement, offloading,
-    progress bar, scheduler swaps and `save_pretrained` are those of diffusers. Once this class is imported,
-    `diffusers.DiffusionPipeline.from_pretrained` also opens its folders.
+    progress bar, scheduler swaps and `save_pretrained` are those of diffusers, whose
+    `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` also opens its folders.
     """
 
     model_cpu_offload_seq = "transformer->vae"
@@ -56,6 +58,9 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
         super().__init__()
         self.register_modules(memory=memory, transformer=transformer, scheduler=scheduler, vae=vae)
         self._modality = None
+        folder, memory.folder = memory.folder, None  # once: other pipelines of these parts share the adapters
+        if folder is not None and is_regular(folder.parent / LORA):
+            self.load_lora_weights(folder.parent)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -97,13 +102,22 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
                 if not (use := getattr(pipe.transformer.conditioning, "use", None)):
                     raise ValueError("text_encoder must be left out: this model is not conditioned on text")
                 use(encoder)
-            if is_regular(folder / LORA):
-                pipe.load_lora_weights(folder)
             return pipe
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # diffusers raises many kinds of errors, with long messages
             raise ValueError(printable(" ".join(str(error).split()))) from error
+
+    @classmethod
+    def load_config(cls, *args: Any, **options: Any) -> Any:
+        """The index, with the name of this class alone: by the name of its file, diffusers would run that."""
+        config = super().load_config(*args, **options)
+        return config | {"_class_name": cls.__name__} if isinstance(config, dict) else config
+
+    def save_config(self, save_directory: str | Path, push_to_hub: bool = False, **options: Any) -> None:
+        """Write the index, and the file that diffusers runs if a person trusts the folder."""
+        super().save_config(save_directory, push_to_hub, **options)
+        write_index(Path(save_directory))
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **options: Any) -> Any:
@@ -117,23 +131,45 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
         first, *others = super().extract_init_dict(config_dict, **options)
         return {name: first[name] for name in sorted(first, key="memory".__ne__)}, *others
 
-    def save_pretrained(self, folder: str | Path, safe_serialization: bool = True, **options: Any) -> None:  # type: ignore[override]
-        """Save to a folder that `from_pretrained` opens, with diffusers' options: variants, shards, `push_to_hub`.
+    def save_pretrained(  # type: ignore[override]
+        self,
+        folder: str | Path,
+        safe_serialization: bool = True,
+        *,
+        push_to_hub: bool = False,
+        **options: Any,
+    ) -> None:
+        """Save to a folder that `from_pretrained` opens, with diffusers' options: variants, shards.
 
         Active adapters are saved to a separate file and are active again after loading.
 
+        Args:
+            push_to_hub: also upload it, with a model card unless there is one; `repo_id` (default: the folder's name),
+                `private`, `token`, `commit_message` and `create_pr` are those of diffusers.
+
         Raises:
             ValueError: for weights in a format other than safetensors.
+            ConnectionError: with one line, if the hub does not take it.
         """
         if not safe_serialization:
             raise ValueError(
                 "safe_serialization must be True: pickled weights run code, and from_pretrained refuses them"
             )
+        of_hub = {option: options.pop(option) for option in UPLOAD if option in options}
         with own_config(self.scheduler, self.process), self.without_lora():
-            super().save_pretrained(folder, **options)
+            super().save_pretrained(str(folder), **options)
         (Path(folder) / LORA).unlink(missing_ok=True)  # from an earlier pipeline in this folder
         if self.get_active_adapters():
             self.save_lora_weights(folder)
+        if push_to_hub:
+            repository = of_hub.pop("repo_id", Path(folder).absolute().name)
+            kind = "diffusion" if self.modality is None else self.modality.name
+            upload(Path(folder), repository, kind, self.memory.config.classes, **of_hub)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> None:  # type: ignore[override]
+        """Upload to a repository of the hub, with the options of `save_pretrained`."""
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, push_to_hub=True, repo_id=repo_id, **options)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -278,5 +314,7 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
 
 
 Pipeline = DiTMoEPipeline
-# diffusers looks up the class that a folder names among its own attributes; it has no other registry.
-vars(diffusers)[DiTMoEPipeline.__name__] = DiTMoEPipeline
+introduce(
+    DiTMoEPipeline,
+    *(Transformer, Memory, EvenDDIMScheduler, FlowAncestralScheduler, FlowMapScheduler),
+)

@@ -13,16 +13,18 @@ from ditmoe.config.known_classes import find, is_allowed
 from ditmoe.config.nested import put
 from ditmoe.config.plain_values import check_scheduler
 from ditmoe.outside import files_below, is_regular, printable, read_object
+from ditmoe.pipelines.index import CLASS, CODE, INDEX, PIPELINE, is_own_code, known_name
 
-INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
+SCHEDULER = "scheduler/scheduler_config.json"
 PARTS, MODELS = ("transformer", "scheduler", "memory"), ("transformer", "memory", "vae")
 LORA = "pytorch_lora_weights.safetensors"
 OWN = re.compile(
-    rf"{re.escape(INDEX)}|{SCHEDULER}|{LORA}|README\.md|metrics\.json|"
+    rf"{re.escape(INDEX)}|{re.escape(CODE)}|{SCHEDULER}|{LORA}|README\.md|metrics\.json|"
     rf"({'|'.join(MODELS)})/(config\.json|diffusion_pytorch_model[\w.-]*)"
 )
 """Paths of the files that `export` writes."""
-OURS = {"transformer": ["ditmoe.pipelines", "Transformer"], "memory": ["ditmoe.pipelines", "Memory"]}
+OURS = {"transformer": "Transformer", "memory": "Memory"}
+"""The class of each component of ditmoe."""
 FORBIDDEN = frozenset({".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5"})
 
 
@@ -42,7 +44,7 @@ def check_folder(folder: Path, variant: str | None = None) -> None:
         # Files may be links, as in the hub's cache, but a link to a folder could lead through a whole disk.
         if not Path(os.path.realpath(path.parent)).is_relative_to(real):
             raise ValueError(f"{path.parent} leads out of the folder, refused: it is a link, or lies in one")
-        if path.suffix.lower() in FORBIDDEN:
+        if path.suffix.lower() in FORBIDDEN and not (is_regular(path) and is_own_code(path, folder)):
             raise ValueError(f"{path} could hold code, refused: weights must be safetensors")
         if not is_regular(path):
             raise ValueError(f"{path} must be a plain file: it is a pipe, a device or a broken link")
@@ -81,7 +83,9 @@ def check_index(index: Mapping[str, Any], file: Path, autoencoders: Sequence[str
         if part not in index:
             raise ValueError(f"{file} was not written by export: it lacks {part}")
     for name, value in index.items():
-        if name in PARTS or name == "vae":
+        if name == "_class_name":
+            known = value in (CLASS, PIPELINE)
+        elif name in PARTS or name == "vae":
             known = (name == "vae" and value == [None, None]) or _is_known(name, value, autoencoders)
         else:  # diffusers' own entries, such as its version
             known = not isinstance(value, list | tuple | dict) or list(value) == [None, None]
@@ -134,12 +138,16 @@ def _is_known(name: str, value: Any, autoencoders: Sequence[str] | None) -> bool
     if not isinstance(value, list | tuple) or len(value) != 2:
         return False
     module, kind = value
-    if name in OURS:
-        return [module, kind] == OURS[name]
     if not isinstance(kind, str):
         return False
-    if name == "scheduler" and module == "ditmoe.diffusion":
-        return kind in schedulers.__all__
+    if name in OURS:  # the second is how they were named before
+        own = OURS[name]
+        return [module, kind] in (["diffusers", known_name(own)], ["ditmoe.pipelines", own])
+    if name == "scheduler" and any(
+        [module, kind] in (["diffusers", known_name(own)], ["ditmoe.diffusion", own])
+        for own in schedulers.__all__
+    ):
+        return True
     if name == "vae":
         known = (
             re.fullmatch(r"(Asymmetric)?Autoencoder\w+", kind)

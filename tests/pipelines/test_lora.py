@@ -1,7 +1,10 @@
 """LoRA on a pipeline: the same by the call, by the file and merged; experts too; weights come back to the bit."""
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -47,7 +50,8 @@ def adapter(pipe: ditmoe.Pipeline, tmp_path: Path) -> Path:
 def test_an_adapter_is_loaded_weighed_and_taken_off(pipe: ditmoe.Pipeline, adapter: Path) -> None:
     before, weights = latents(pipe), {k: v.clone() for k, v in pipe.transformer.state_dict().items()}
     pipe.load_lora_weights(adapter)
-    assert pipe.get_active_adapters() == pipe.get_list_adapters() == ["default"]
+    assert pipe.get_active_adapters() == ["default"]
+    assert pipe.get_list_adapters() == {"transformer": ["default"]}
     full = latents(pipe)
     assert (full - before).abs().max() > 1e-3
     pipe.set_adapters("default", 0.5)
@@ -69,6 +73,88 @@ def test_an_adapter_is_loaded_weighed_and_taken_off(pipe: ditmoe.Pipeline, adapt
     pipe.fuse_lora()
     assert torch.allclose(latents(pipe), full, atol=1e-4)
     assert pipe.transformer.state_dict().keys() == weights.keys()
+
+
+def test_adapters_rest_and_go_and_are_fused_and_taken_out(pipe: ditmoe.Pipeline, adapter: Path) -> None:
+    """Bit for bit."""
+    before = {k: v.clone() for k, v in pipe.transformer.state_dict().items()}
+    plain = latents(pipe)
+    pipe.load_lora_weights(adapter, adapter_name="a")
+    pipe.load_lora_weights(adapter, adapter_name="b")
+    pipe.set_adapters(["a", "b"], [0.5, 0.25])
+    both = latents(pipe)
+    pipe.disable_lora()
+    pipe.disable_lora()
+    assert torch.equal(latents(pipe), plain)
+    pipe.enable_lora()
+    assert torch.equal(latents(pipe), both)
+    pipe.fuse_lora(components=["transformer"], lora_scale=1.0, adapter_names=["b"])
+    assert (pipe.get_list_adapters(), pipe.num_fused_loras) == ({"transformer": ["a"]}, 1)
+    assert torch.allclose(latents(pipe), both, atol=1e-4)
+    pipe.fuse_lora(lora_scale=0.5)
+    assert (pipe.get_list_adapters(), pipe.num_fused_loras) == ({}, 2)
+    pipe.unfuse_lora()
+    assert (set(pipe.get_active_adapters()), pipe.num_fused_loras) == ({"a", "b"}, 0)
+    assert torch.allclose(latents(pipe), both, atol=1e-4)
+    pipe.delete_adapters("b")
+    assert pipe.get_list_adapters() == {"transformer": ["a"]}
+    pipe.delete_adapters(["a"])
+    assert torch.equal(latents(pipe), plain)
+    assert all(torch.equal(value, before[name]) for name, value in pipe.transformer.state_dict().items())
+    for wrong, line in (
+        (lambda: pipe.delete_adapters("a"), "adapter_names must be loaded adapters (none), got 'a'"),
+        (lambda: pipe.fuse_lora(components=["text_encoder"]), "components must be ['transformer'], got"),
+        (lambda: pipe.load_lora_weights(adapter, hotswap=True), "load_lora_weights takes revision, token"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(line)):
+            wrong()
+
+
+def test_an_adapter_on_the_hub(pipe: ditmoe.Pipeline, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def fetch(name: str, allow_patterns: list[str], **options) -> str:
+        asked.extend([name, allow_patterns, options])
+        return str(adapter)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    pipe.load_lora_weights("someone/lora", weight_name=FILE, revision="v1")
+    assert asked == ["someone/lora", [FILE], {"revision": "v1"}]
+    assert pipe.get_active_adapters() == ["default"]
+
+
+def test_a_pipeline_goes_to_the_hub_with_its_adapter(
+    pipe: ditmoe.Pipeline, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files: list[str] = []
+
+    def create(name: str, **options) -> SimpleNamespace:
+        assert options == {"exist_ok": True, "private": True, "token": None}
+        return SimpleNamespace(repo_id=f"someone/{name}")
+
+    def upload(repo_id: str, folder_path: Path, **_) -> None:
+        files.extend([repo_id, *(str(f.relative_to(folder_path)) for f in Path(folder_path).rglob("*.*"))])
+
+    monkeypatch.setattr(huggingface_hub, "create_repo", create)
+    monkeypatch.setattr(huggingface_hub, "upload_folder", upload)
+    pipe.load_lora_weights(adapter)
+    pipe.save_pretrained(tmp_path / "mine", push_to_hub=True, private=True)
+    assert files[0] == "someone/mine"
+    assert {"README.md", "pipeline.py", "model_index.json", FILE} <= set(files)
+    assert "library_name: diffusers" in (tmp_path / "mine/README.md").read_text()
+
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no network\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "create_repo", offline)
+    for push in (
+        lambda: pipe.push_to_hub("a/b"),
+        lambda: pipe.save_pretrained(tmp_path / "b", push_to_hub=True),
+    ):
+        with pytest.raises(
+            ConnectionError, match=r"^\S+ must be a repository that the hub lets you write, got no network$"
+        ):
+            push()
 
 
 def test_a_pipeline_saved_with_an_adapter_reopens_with_it(
