@@ -19,7 +19,8 @@ from ditmoe.model import DiTMoE, transfer
 from ditmoe.moe import TokenChoice
 from ditmoe.prepare import prepare
 from ditmoe.text import Learned, MiniLM, Text
-from ditmoe.train import asked_next, make_trainer
+from ditmoe.finishing import asked_next
+from ditmoe.train import make_trainer
 from ditmoe.training.resume import differing, fixed, resume
 from modalities.image import LatentTokens
 from tests import subjects
