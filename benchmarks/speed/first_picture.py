@@ -20,6 +20,7 @@ from benchmarks import options_of
 from ditmoe.pretrained import weights
 from ditmoe.pretrained.published import Architecture, recipes
 
+NAME = "benchmarks.speed.first_picture"
 MODELS = {
     "DiT-MoE-S": ("dit_moe_s_8E2A.pt", "DiT-MoE", 12, 384, 6, False),
     "DiT-XL": ("DiT-XL-2-256x256.pt", "DiT", 28, 1152, 16, False),
@@ -38,7 +39,7 @@ def write_checkpoint(name: str, folder: Path) -> Path:
     )  # fmt: skip
     with torch.device("meta"):
         model = weights.make(arch.config(top_k=2, time_scale=1.0))
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for recipe in recipes(model, arch).values():
         state |= {key: torch.randn(recipe.shape) * 0.02 for key in recipe.keys}
     num = sum(value.numel() for value in state.values())
@@ -103,7 +104,7 @@ def whole(name: str, folder: Path, steps: int) -> None:
     run("export", "ditmoe.export", f"checkpoint={converted}", f"autoencoder={vae}", f"out={pipeline}")
     print(f"converted/: {megabytes(converted):.0f} MB; pipeline/: {megabytes(pipeline):.0f} MB")
     for count in sorted({1, steps}):
-        run(f"draw in {count} steps", __spec__.name, "--draw", str(pipeline), "--steps", str(count))
+        run(f"draw in {count} steps", NAME, "--draw", str(pipeline), "--steps", str(count))
 
 
 def main() -> None:
@@ -114,7 +115,8 @@ def main() -> None:
     parser.add_argument("--draw", type=Path, help="an exported folder, to draw alone")
     options = parser.parse_args()
     if options.draw:
-        return draw(options.draw, options.steps)
+        draw(options.draw, options.steps)
+        return
     for name in options.model:
         with TemporaryDirectory() as scratch:
             folder = options.out / name if options.out else Path(scratch)
