@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ditmoe.config import cli
 from ditmoe.distributed import launch, say
-from ditmoe.finishing import asked_next, check_finish, check_places, finish, possible
+from ditmoe.finishing import check_finish, check_places, finish, next_words, possible
 from ditmoe.outside import printable, real_path
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def distill(words: dict[str, Any]) -> None:
     run_to_end(trainer, config, unmeasured)
     again = f"evaluate {shlex.quote(f'checkpoint={out}')}"
     again += " steps=1" if config["model"].get("flow_map") is not None else ""
-    asking = asked_next(config["conditioning"])
+    asking = next_words(config, out)
     finish(config["finish"], out, again, trainer.step, unmeasured, asking, type(trainer.modality))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ditmoe.config.command_line import person_words
 from ditmoe.config.errors import explain, shortened
+from ditmoe.config.trust import admit, withheld
 from ditmoe.distributed import launch, say
 from ditmoe.outside import TooFewError, check_number, printable, tell
 
@@ -179,6 +180,23 @@ def asked_next(conditioning: Mapping[str, Any]) -> str:
     """A condition for the next command, as typed: an example caption of a text model, or a class."""
     examples = conditioning.get("examples")
     return shlex.quote(f"prompt={examples[0]}") if examples else "label=0"
+
+
+def next_words(config: Mapping[str, Any], file: Path) -> str:
+    """A condition for the next command, and what it must trust, as typed."""
+    return " ".join(filter(None, (asked_next(config["conditioning"]), trust_next(config, file))))
+
+
+def trust_next(config: Mapping[str, Any], file: Path) -> str:
+    """What the next command must trust to open a model and codec, as typed; "" if nothing."""
+    sections = ("modality", "conditioning")
+    try:
+        kept = admit(config, sections, file)
+    except ValueError:  # a class of no installed package
+        return "trust=true"
+    needed = ("modality.codec.", "conditioning.")
+    named = {value for option, value in withheld(kept) if option.startswith(needed)}
+    return "" if not named else shlex.quote(f"trust={named.pop()}") if len(named) == 1 else "trust=true"
 
 
 def own_words(modality: str) -> str:

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from ditmoe.config import cli
 from ditmoe.config.command_line import person_words
 from ditmoe.distributed import launch
-from ditmoe.finishing import asked_next, check_finish, check_places, finish, own_words, possible
+from ditmoe.finishing import check_finish, check_places, finish, next_words, own_words, possible
 from ditmoe.outside import printable
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def train(config: dict[str, Any]) -> None:
         longer=f"train {own_words(chosen)} name=longer trainer.steps={4 * trainer.options.steps}",
         step=trainer.step,
         unmeasured=unmeasured,
-        asking=asked_next(config["conditioning"]),
+        asking=next_words(config, shown),
         kind=type(modality),
     )
 

@@ -78,5 +78,6 @@ def write_all(top: Path) -> None:
     np.savez(top / "pointcloud" / "a.npz", rng.normal(size=(6, 64, 3)).astype(np.float32))
     video_autoencoder("frames").save_pretrained(top / "sd-vae-ft-ema")
     video_autoencoder("wan2.1").save_pretrained(top / "Wan2.1-T2V-1.3B-Diffusers" / "vae")
-    torch.save(weights(4), top / "dit_moe_xl.pt")
+    torch.save(weights(4), top / "dit_moe_xl_8E2A.pt")
+    torch.save(weights(8), top / "dit_moe_s_8E2A.pt")
     torch.save({"ema": weights(0)}, top / "DiT-XL-2-256x256.pt")

@@ -44,6 +44,7 @@ NOT_RUN = {  # a word that a command holds: why it is only composed
     "conditioning=text": "weights of a text encoder",
     "checkpoint=runs/video/text": "a run with such",
     "checkpoint=runs/image/text": "a run with such",
+    "init=s/": "published weights, of that size",
     "init=xl/": "published weights, of that size",
     "init=dit/": "published weights, of that size",
     "modality.evaluation.features=inception": "published weights of Inception",

@@ -14,6 +14,7 @@ from torch import Tensor
 from ditmoe.checkpoint import LazyTensor, in_memory, open_file
 from ditmoe.config.restore import checked
 from ditmoe.modality import Tokens
+from ditmoe.outside import tell
 from ditmoe.pretrained import weights
 from ditmoe.pretrained.published import Architecture, Recipe, architecture, check, recipes
 
@@ -110,6 +111,11 @@ def convert_file(
         check_positions(state, arch, model.tokens)
     except ValueError as error:
         raise ValueError(f"{source} does not fit: {error}") from error
+    if arch.fused and time == "scaled":
+        tell(
+            "note: attention is laid out as in DiT-MoE-XL and -G, which were published for rectified flow: these need "
+            "time=unscaled"
+        )
     experts = f", top {top_k or 2}" if arch.moe_layers else ""
     line = f"{arch}{experts}; time {time}{f'; weights {found}' if found else ''}"
     config["found"] = line

@@ -57,8 +57,8 @@ def start_from(
         ValueError: if the source's blocks compute something else with the same shapes, or no weights match.
     """
     config, weights = read(source)
-    for option in ("num_heads", "qk_norm"):
-        there, here = config["model"].get(option), model.get(option)
+    for option, usual in {"num_heads": None, "qk_norm": None, "time_scale": 1.0}.items():
+        there, here = (section.get(option, usual) for section in (config["model"], model))
         if there != here:
             raise ValueError(f"init: model.{option} must be that of {source}, {there}, got {here}")
     with build.describing(source):

@@ -14,12 +14,13 @@ from ditmoe.conditioning import ClassLabel, captions_of
 from ditmoe.config import build
 from ditmoe.config.restore import restore
 from ditmoe.export import export
+from ditmoe.finishing import asked_next
 from ditmoe.inference import draw_from, sample_checkpoint
 from ditmoe.model import DiTMoE, transfer
 from ditmoe.moe import TokenChoice
 from ditmoe.prepare import prepare
 from ditmoe.text import Learned, MiniLM, Text
-from ditmoe.train import asked_next, make_trainer
+from ditmoe.train import make_trainer
 from ditmoe.training.resume import differing, fixed, resume
 from modalities.image import LatentTokens
 from tests import subjects

@@ -14,8 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import ditmoe
+from ditmoe.config.compose import composed
 from ditmoe.nn import LoRA
-from ditmoe.pretrained import convert_file, weights
+from ditmoe.pretrained import convert_file, weights, words_to_start_from
 from ditmoe.pretrained.start import start_from
 from tests.config.test_cli import call
 
@@ -316,3 +317,45 @@ def test_training_starts_from_the_prediction_without_its_variance(golden: Callab
     assert torch.equal(model(x, t, y)[0], expected[:, : x.shape[1]])
     LoRA(rank=2).attach(model)
     assert torch.equal(model(x, t, y)[0], expected[:, : x.shape[1]])
+
+
+@pytest.mark.parametrize("file", IMAGES)
+@pytest.mark.parametrize("time", ["scaled", "unscaled"])
+@torch.no_grad()
+def test_the_words_that_are_told_make_a_model_of_the_same_prediction(
+    golden: Callable, tmp_path: Path, file: str, time: str
+) -> None:
+    z = golden(file)
+    published = converted(state_of(z), tmp_path, time=time)
+    words = words_to_start_from(tmp_path / "out")
+    config = composed("train", ["modality=image", *words])
+    tokens = weights.admitted(tmp_path / "out")["tokens"] | {"learn_sigma": False}
+    assert config["modality"]["tokens"]["patch"] == tokens["patch"]
+    model = weights.make({**config, "tokens": tokens, "num_classes": published.conditioning.num_classes})
+    start_from(str(tmp_path / "out"), model, config["model"])
+    x, t, y = torch.tensor(z["x"]), torch.tensor(z["t"]).float(), torch.tensor(z["y"])
+    assert torch.equal(model(x, t, y)[0], published(x, t, y)[0][:, : x.shape[1]])
+    assert config["process"]["_target_"].endswith("DDPM" if time == "scaled" else "FlowMatching")
+    assert config["process"]["prediction"] == ("epsilon" if time == "scaled" else "velocity")
+
+
+def test_published_sizes_are_named(tmp_path: Path) -> None:
+    for name, qk_norm in (("s", False), ("xl", True)):
+        config = composed("train", ["modality=image", f"model={name}", "router.num_experts=16"])
+        section = {**config["model"], "moe_layers": list(range(config["model"]["depth"]))}
+        tokens = {**config["modality"]["tokens"], "channels": 4, "learn_sigma": True}
+        stored = {**config, "model": section, "tokens": tokens, "num_classes": 1000, "shards": []}
+        (tmp_path / "config.json").write_text(
+            json.dumps({k: stored[k] for k in (*weights.SECTIONS, "shards")} | {"format": weights.FORMAT})
+        )
+        assert section["qk_norm"] == qk_norm
+        assert words_to_start_from(tmp_path) == [
+            f"model={name}", "router.num_experts=16", "process=ddpm", "scheduler=dpmpp"
+        ]  # fmt: skip
+
+
+def test_training_embeds_time_as_the_weights_that_it_starts_from(moe: State, tmp_path: Path) -> None:
+    model = converted(moe, tmp_path, time="unscaled")
+    section = weights.admitted(tmp_path / "out")["model"]
+    with pytest.raises(ValueError, match=r"model.time_scale must be that of .*, 0.001, got 1.0$"):
+        start_from(str(tmp_path / "out"), model, section | {"time_scale": 1.0})
