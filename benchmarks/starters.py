@@ -4,8 +4,8 @@
     python -m ditmoe.train modality=image name=starter model.hidden_size=64 model.depth=4 \\
         'model.moe_layers=[2,3]' trainer.steps=4000
     python -m ditmoe.train modality=video name=starter model.hidden_size=64 'model.moe_layers=[4,5]' \\
-        trainer.steps=36000 trainer.batch_size=8 trainer.ema_decay=0.999 optimizer.lr=1.0e-3 \\
-        process.mean=0.7 process.std=1.3 model.rope=false
+        trainer.steps=34000 trainer.ema_decay=0.9995 optimizer.lr=2.0e-3 trainer.compile=true \\
+        process.mean=0.7 process.std=1.3
     python -m benchmarks.starters runs/pointcloud/starter runs/image/starter runs/video/starter
 
 Writes ditmoe/starters/<modality>/ for each run: its averaged weights and its data facts in float16, its configuration,
