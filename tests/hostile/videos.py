@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from pathlib import Path
 
 import av
@@ -115,6 +116,18 @@ def tagged(place: Path, number: int = 20_000) -> Path:
     (size,) = struct.unpack_from(">I", data, begin)
     movie = _box(b"moov", data[begin + 8 : begin + size], _box(b"meta", *about))
     path.write_bytes(data[:begin] + movie + data[begin + size :])
+    return path
+
+
+def packed(path: Path) -> Path:
+    """An MP4 with its header compressed, in place of it."""
+    data = path.read_bytes()
+    begin = data.index(b"moov") - 4
+    (size,) = struct.unpack_from(">I", data, begin)
+    movie = data[begin : begin + size]
+    content = _box(b"cmvd", size, zlib.compress(movie, 9))
+    head = _box(b"moov", _box(b"cmov", _box(b"dcom", b"zlib"), content))
+    path.write_bytes(data[:begin] + head + data[begin + size :])
     return path
 
 

@@ -22,7 +22,7 @@ from ditmoe.outside import open_regular, printable
 from modalities.shared.decode import HEIC
 from modalities.video.io.integrity import sums_fit
 from modalities.video.io.kinds import OTHERS, container_of
-from modalities.video.io.samples import counts_too_much
+from modalities.video.io.samples import counts_too_much, has_packed_header
 from modalities.video.io.tables import MOST_ENTRIES, has_endless_tables
 from modalities.video.io.transparent import Decoder, NotShown, has_alpha, on_white
 from modalities.video.io.trial import is_endless
@@ -118,6 +118,8 @@ def opened(path: Path, max_pixels: int = MOST_PIXELS) -> Iterator[tuple[InputCon
             raise Unreadable(
                 path, "not a video", f"more than {MOST_ENTRIES} tags, chapters and cues out of order"
             )
+        if has_packed_header(path):
+            raise Unreadable(path, "not a video", "its header is compressed: convert it")
         if counts_too_much(path):
             raise Unreadable(path, "not a video", "it counts more samples than its bytes can be")
         if is_endless(path, partial(_read_through, path)):

@@ -1,10 +1,12 @@
 """How many samples an MP4 counts: FFmpeg makes 40 bytes of memory for each, whether they are there or not.
 
 Twenty bytes count four thousand million of them (`stsz`, `trun`), each track has its own, and each cut of a list of
-them (`elst`) may show all samples of its track again.
+them (`elst`) may show all samples of its track again. A compressed header hides all that, and what FFmpeg takes
+quadratic time for: it reads it from memory, where its timeout does not end it.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +24,8 @@ _SPARE, _TIMES = 2**20, 4
 _LONGEST = 16
 _PIECE = 2**20
 _SKIPPED = b"mdat"
+_PACKED = re.compile(rb"cmov.{4}dcomzlib", re.DOTALL)
+"""A header that is compressed, as QuickTime films could have."""
 
 
 def counts_too_much(path: Path) -> bool:
@@ -48,6 +52,21 @@ def _counts_too_much(path: Path, size: int, *_: int) -> bool:
     return samples * cuts > _SPARE + _TIMES * size
 
 
+def has_packed_header(path: Path) -> bool:
+    """Whether an MP4 has a compressed header, in any box; errors as of `counts_too_much`."""
+    about = os.stat(path)
+    return _has_packed_header(path, about.st_size, about.st_mtime_ns, about.st_ino)
+
+
+@lru_cache(maxsize=2**16)
+def _has_packed_header(path: Path, size: int, *_: int) -> bool:
+    if container_of(path) != MP4:
+        return False
+    with open_regular(path) as stream:
+        spans = _spans(stream, size)
+        return any(_PACKED.search(piece) for begin, end in spans for piece in _pieces(stream, begin, end))
+
+
 def _spans(stream: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
     """What lies between the boxes of samples, which are stepped over as FFmpeg steps over them."""
     begin = at = 0
@@ -68,12 +87,17 @@ def _spans(stream: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
 
 def _counts(stream: BinaryIO, begin: int, end: int, tables: Mapping[bytes, int]) -> Iterator[int]:
     """The numbers that tables of a part of a file begin with."""
-    while begin < end:
-        stream.seek(begin)
-        piece = stream.read(min(_PIECE + _LONGEST, end - begin))
+    for piece in _pieces(stream, begin, end):
         for mark, ahead in tables.items():
             at = piece.find(mark, 0, _PIECE + 3)
             while at >= 0:
                 yield int.from_bytes(piece[at + ahead : at + ahead + 4], "big")
                 at = piece.find(mark, at + 1, _PIECE + 3)
+
+
+def _pieces(stream: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
+    """A part of a file in pieces, each with the first bytes of the next."""
+    while begin < end:
+        stream.seek(begin)
+        yield stream.read(min(_PIECE + _LONGEST, end - begin))
         begin += _PIECE
