@@ -119,6 +119,14 @@ def tagged(place: Path, number: int = 20_000) -> Path:
     return path
 
 
+def fragmented(place: Path, tracks: int, fragments: int) -> Path:
+    """An MP4 of so many tracks and fragments, all of which are empty."""
+    path = place / "fragmented.mp4"
+    movie = _box(b"moov", *tracks * [_box(b"trak")])
+    path.write_bytes(_box(b"ftyp", b"isom") + movie + fragments * _box(b"moof") + _box(b"mdat", bytes(8)))
+    return path
+
+
 def packed(path: Path) -> Path:
     """An MP4 with its header compressed, in place of it."""
     data = path.read_bytes()

@@ -1,8 +1,9 @@
 """How many samples an MP4 counts: FFmpeg makes 40 bytes of memory for each, whether they are there or not.
 
 Twenty bytes count four thousand million of them (`stsz`, `trun`), each track has its own, and each cut of a list of
-them (`elst`) may show all samples of its track again. A compressed header hides all that, and what FFmpeg takes
-quadratic time for: it reads it from memory, where its timeout does not end it.
+them (`elst`) may show all samples of its track again. Each fragment of 8 bytes (`moof`) takes 60 for each track, which
+may be 8 bytes, too. A compressed header hides all that, and what takes FFmpeg quadratic time: it reads it from memory,
+where its timeout does not end it.
 """
 
 import os
@@ -19,6 +20,7 @@ _COUNTS = {b"stsz": 12, b"stz2": 12, b"trun": 8}
 """Boxes that count samples, and how many bytes behind the first of their name they do so."""
 _CUTS = {b"elst": 8}
 """The same of cuts."""
+_TRACK, _FRAGMENT = b"trak", b"moof"
 _SPARE, _TIMES = 2**20, 4
 """Samples that are believed of any file, and beside them for each of its bytes: people cut a film a few times."""
 _LONGEST = 16
@@ -29,7 +31,8 @@ _PACKED = re.compile(rb"cmov.{4}dcomzlib", re.DOTALL)
 
 
 def counts_too_much(path: Path) -> bool:
-    """Whether an MP4 counts more samples, with all cuts, than its bytes can be; False for other containers.
+    """Whether an MP4 counts more samples, with all cuts, or fragments of all tracks, than its bytes can be; False for
+    other containers.
 
     Counted is what follows each mark of a table outside of the samples themselves (`mdat`), whatever box it lies in.
 
@@ -44,12 +47,15 @@ def counts_too_much(path: Path) -> bool:
 def _counts_too_much(path: Path, size: int, *_: int) -> bool:
     if container_of(path) != MP4:
         return False
-    samples, cuts = 0, 1
+    samples, cuts, tracks, fragments = 0, 1, 0, 0
     with open_regular(path) as stream:
         for begin, end in _spans(stream, size):
             samples += sum(_counts(stream, begin, end, _COUNTS))
             cuts = max([cuts, *_counts(stream, begin, end, _CUTS)])
-    return samples * cuts > _SPARE + _TIMES * size
+            for piece in _pieces(stream, begin, end):
+                tracks += piece.count(_TRACK, 0, _PIECE + 3)
+                fragments += piece.count(_FRAGMENT, 0, _PIECE + 3)
+    return max(samples * cuts, tracks * fragments) > _SPARE + _TIMES * size
 
 
 def has_packed_header(path: Path) -> bool:

@@ -19,7 +19,7 @@ from modalities.video.io.samples import counts_too_much
 from modalities.video.io.tables import has_endless_tables
 from modalities.video.io.writer import write_ffv1
 from tests.fuzz import peak
-from tests.hostile.videos import endless, gif, numbered, packed, tagged, wordy
+from tests.hostile.videos import endless, fragmented, gif, numbered, packed, tagged, wordy
 from tests.modalities.video.videos import NUM, b_frames, make, picture, sequential, truncate
 
 
@@ -311,9 +311,18 @@ def test_samples_that_are_counted_and_not_there_take_no_memory(
 ) -> None:
     path = numbered(tmp_path, tracks, samples, cuts)
     before = peak(reset=True)
-    with pytest.raises(Unreadable, match=r"^[^\n]*counts more samples than its bytes can be\)$"):
+    with pytest.raises(Unreadable, match=r"^[^\n]*counts more samples or fragments than its bytes can be\)$"):
         read_index(path)
     assert peak() - before < 2**26
+
+
+def test_empty_fragments_of_empty_tracks_take_no_memory(tmp_path: Path) -> None:
+    """250 kB of them took 550 MB."""
+    before = peak(reset=True)
+    with pytest.raises(Unreadable, match=r"^[^\n]*counts more samples or fragments than its bytes can be\)$"):
+        read_index(fragmented(tmp_path, 300, 30_000))
+    assert peak() - before < 2**26
+    assert not counts_too_much(fragmented(tmp_path, 3, 30_000))
 
 
 @pytest.mark.parametrize("hidden", ["tags", "samples"])
