@@ -119,11 +119,19 @@ def tagged(place: Path, number: int = 20_000) -> Path:
     return path
 
 
-def fragmented(place: Path, tracks: int, fragments: int) -> Path:
-    """An MP4 of so many tracks and fragments, all of which are empty."""
+def fragmented(place: Path, tracks: int, fragments: int, version: int | None = None) -> Path:
+    """An MP4 of so many tracks and fragments, all of which are empty.
+
+    Args:
+        version: of an index, in which the fragments are; None: they are in the file.
+    """
     path = place / "fragmented.mp4"
     movie = _box(b"moov", *tracks * [_box(b"trak")])
-    path.write_bytes(_box(b"ftyp", b"isom") + movie + fragments * _box(b"moof") + _box(b"mdat", bytes(8)))
+    about = struct.pack(">B3x", version or 0), 0, 25, bytes(16 if version else 8)
+    pieces = fragments * _box(b"moof")
+    if version is not None:
+        pieces = _box(b"sidx", *about, fragments, fragments * struct.pack(">3I", 1, 1, 0))
+    path.write_bytes(_box(b"ftyp", b"isom") + movie + pieces + _box(b"mdat", bytes(8)))
     return path
 
 

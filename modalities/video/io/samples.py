@@ -1,9 +1,9 @@
 """How many samples an MP4 counts: FFmpeg makes 40 bytes of memory for each, whether they are there or not.
 
 Twenty bytes count four thousand million of them (`stsz`, `trun`), each track has its own, and each cut of a list of
-them (`elst`) may show all samples of its track again. Each fragment of 8 bytes (`moof`) takes 60 for each track, which
-may be 8 bytes, too. A compressed header hides all that, and what takes FFmpeg quadratic time: it reads it from memory,
-where its timeout does not end it.
+them (`elst`) may show all samples of its track again. Each fragment of 8 bytes (`moof`), or of 12 in an index (`sidx`),
+takes 60 for each track, which may be 8 bytes, too. A compressed header hides all that, and what takes FFmpeg quadratic
+time: it reads it from memory, where its timeout does not end it.
 """
 
 import os
@@ -20,10 +20,12 @@ _COUNTS = {b"stsz": 12, b"stz2": 12, b"trun": 8}
 """Boxes that count samples, and how many bytes behind the first of their name they do so."""
 _CUTS = {b"elst": 8}
 """The same of cuts."""
+_INDEX = re.compile(rb"sidx(?=\0.{21}(..)|[^\0].{29}(..))", re.DOTALL)
+"""The same of fragments, by the version of the box."""
 _TRACK, _FRAGMENT = b"trak", b"moof"
 _SPARE, _TIMES = 2**20, 4
 """Samples that are believed of any file, and beside them for each of its bytes: people cut a film a few times."""
-_LONGEST = 16
+_LONGEST = 40
 _PIECE = 2**20
 _SKIPPED = b"mdat"
 _PACKED = re.compile(rb"cmov.{4}dcomzlib", re.DOTALL)
@@ -55,6 +57,7 @@ def _counts_too_much(path: Path, size: int, *_: int) -> bool:
             for piece in _pieces(stream, begin, end):
                 tracks += piece.count(_TRACK, 0, _PIECE + 3)
                 fragments += piece.count(_FRAGMENT, 0, _PIECE + 3)
+                fragments += sum(int.from_bytes(each[1] or each[2], "big") for each in _INDEX.finditer(piece))
     return max(samples * cuts, tracks * fragments) > _SPARE + _TIMES * size
 
 
