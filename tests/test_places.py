@@ -108,6 +108,25 @@ def test_samples_replace_no_file_of_somebody_else(
     assert (tmp_path / name).read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["any-0000.npy", "chair-0012.png", "samples.gif", "turntables/any-0000.mp4"])
+def test_samples_replace_no_file_with_the_name_of_one(
+    name: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no samples are yet; that other files are there is no reason to refuse a folder."""
+    (tmp_path / "notes.txt").write_text("mine")
+    sample_checkpoint(run, 1, steps=1, out=tmp_path)
+    for file in tmp_path.glob("*.[np]*"):
+        file.unlink()
+    monkeypatch.setattr(drawing, "draw_from", lambda *_, **__: pytest.fail("the work was done"))
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(
+        ValueError, match=rf"^[^\n]*{name} has the name of a sample, and is none of ditmoe: choose"
+    ):
+        sample_checkpoint(run, 1, steps=1, out=tmp_path, turntable=True)
+    assert (tmp_path / name).read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     "name", ["samples/samples.png", "samples/prompts.json", "metrics.json", "report.html"]
 )

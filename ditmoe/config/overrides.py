@@ -55,7 +55,8 @@ class Overrides:
         if isinstance(parsed, Sweep | Glob) and (self.many or self.is_choice(name)):
             return word
         if self.is_choice(name):
-            if parsed == []:
+            several = parsed if isinstance(parsed, list) else [value]
+            if "${" in value or not several or not all(isinstance(x, str | QuotedString) for x in several):
                 raise ValueError(f"{name} must name one of its choices, got {value}")
             if not isinstance(parsed, str | list | QuotedString) and parsed is not _REFUSED:  # -1, null, nan
                 return f"{match[1]}={quoted(value)}"  # there is no such choice: Hydra lists those that exist

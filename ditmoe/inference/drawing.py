@@ -272,11 +272,12 @@ def sample_checkpoint(
         check_own([folder, beside.parent, beside, *(further_folder(folder, name) for name in FURTHER)])
     place = Path(out) if out else folder
     further.check_out(place)
+    beyond = further.folders(place)
     if place.suffix == ".npz" or not place.is_relative_to(
         restored.folder
     ):  # the folders of a run are ditmoe's
-        launch.ranks().all_or_raise(lambda: None if launch.rank() else check_others(place))
-    with launch.ranks().of_first(lambda: ready_place(place, *further.folders(place))):
+        launch.ranks().all_or_raise(lambda: None if launch.rank() else check_others(place, *beyond))
+    with launch.ranks().of_first(lambda: ready_place(place, *beyond)):
         # Last, as it reads files.
         request = request.with_given(given, given_guidance, strength)
         for line in () if request.parts is None else request.parts.told:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ FURTHER = MESHES, TURNTABLES = "meshes", "turntables"
 """Folder names of further outputs."""
 PROMPTS = b'{\n  "prompts": ['
 """The beginning of every list of prompts."""
+_SAMPLE = re.compile(r"samples|[^.].*-\d{4,}", re.DOTALL)
+"""Names of files of samples, without their suffixes (`Modality.sample_names`)."""
 
 
 def write_drawn(
@@ -115,14 +118,35 @@ def ready_place(place: Path, *further: Path) -> Iterator[None]:
         yield
 
 
-def check_others(place: Path) -> None:
-    """Raise ValueError if samples in a folder or a .npz, which are not there yet, would replace another's files."""
-    sheet, remedy = place.with_suffix(".png"), "choose another out="
-    if place.suffix != ".npz":
-        check_ours(place / "samples.png", "picture", OWN_PICTURE, remedy)
+def check_others(place: Path, *further: Path) -> None:
+    """Raise ValueError if samples in a folder or a .npz, which are not there yet, would replace another's files.
+
+    Args:
+        further: folders of further outputs.
+    """
+    is_file, remedy = place.suffix == ".npz", "choose another out="
+    sheet = place.with_suffix(".png") if is_file else place / "samples.png"
+    if not is_file:
+        check_ours(sheet, "picture", OWN_PICTURE, remedy)
     elif sheet.exists() and not place.exists():  # the sheet is written last
         raise ValueError(f"out must be a .npz with no picture of that name beside it, got {printable(sheet)}")
     check_ours(_prompts_file(place), "list of prompts", PROMPTS, remedy)
+    if not (place if is_file else sheet).exists():  # both are written first
+        for folder in further if is_file else (place, *further):
+            _check_none_named(folder, remedy)
+
+
+def _check_none_named(folder: Path, remedy: str) -> None:
+    """Raise ValueError if a file in a folder has such a name as samples have."""
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            named = sorted(
+                each.path for each in entries if _SAMPLE.fullmatch(Path(each.name).stem) and each.is_file()
+            )
+        if named:
+            raise ValueError(
+                f"{printable(named[0])} has the name of a sample, and is none of ditmoe: {remedy}"
+            )
 
 
 def folder_name(request: Request, given: Any, seed: int) -> str:

@@ -54,8 +54,8 @@ class Files(Contract):
 
     @abstractmethod
     def write(self, samples: Samples, folder: Path) -> list[Path]:
-        """Write a picture of all, and each sample's files in order, named by `samples.file_names()`, or one file of all
-        if `folder` ends in .npz; returns the paths, that of the picture first.
+        """Write a picture of all to samples.png, then each sample's files in order, named by `samples.file_names()`, or
+        one file of all if `folder` ends in .npz; returns the paths, that of the picture first.
         """
 
     @abstractmethod

@@ -57,6 +57,12 @@ def call(command: str, *words: str, cwd: Path) -> CompletedProcess:
         ("train", ["model=-1"], "model=-1 does not exist; choose from"),
         ("train", ["router=null"], "router=null does not exist; choose from"),
         ("train", ["router=[]"], "router must name one of its choices, got []"),
+        ("train", ["router=[1,[2]]"], "router must name one of its choices, got [1,[2]]"),
+        (
+            "train",
+            ["router=${oc.decode:'[1]'}"],
+            "router must name one of its choices, got ${oc.decode:'[1]'}",
+        ),
         ("train", ["model.hidden_size=null"], "hidden_size must be a whole number, at least 1, got None"),
         ("train", ["model.depth=null"], "depth must be a whole number, at least 1, got None"),
         (

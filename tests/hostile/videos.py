@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from pathlib import Path
 
 import av
@@ -98,11 +99,7 @@ def numbered(place: Path, tracks: int, samples: int, cuts: int) -> Path:
 
 def tagged(place: Path, number: int = 20_000) -> Path:
     """An MP4 with so many tags, each of which FFmpeg compares with all those before."""
-    path, stream = place / "a.mp4", io.BytesIO()
-    with av.open(stream, "w", "mp4") as container:
-        video = container.add_stream("mpeg4", 25, width=64, height=64, pix_fmt="yuv420p")
-        container.mux(video.encode(av.VideoFrame(64, 64, "yuv420p")))
-        container.mux(video.encode())
+    path, data = place / "a.mp4", _one_frame()
     keys = [_box(b"mdta", b"%d" % n) for n in range(number)]
     tags = [_box(struct.pack(">I", n + 1), _box(b"data", 1, 0, b"v")) for n in range(number)]
     about = (
@@ -110,11 +107,78 @@ def tagged(place: Path, number: int = 20_000) -> Path:
         _box(b"keys", 0, number, *keys),
         _box(b"ilst", *tags),
     )
-    data = stream.getvalue()
+    path.write_bytes(_with_box(data, b"moov", _box(b"meta", *about)))
+    return path
+
+
+def _one_frame() -> bytes:
+    stream = io.BytesIO()
+    with av.open(stream, "w", "mp4") as container:
+        video = container.add_stream("mpeg4", 25, width=64, height=64, pix_fmt="yuv420p")
+        container.mux(video.encode(av.VideoFrame(64, 64, "yuv420p")))
+        container.mux(video.encode())
+    return stream.getvalue()
+
+
+def _with_box(data: bytes, kind: bytes, more: bytes) -> bytes:
+    """An MP4's bytes with more in its box of this kind, of which the boxes around it tell nothing."""
+    begin = data.index(kind) - 4
+    (size,) = struct.unpack_from(">I", data, begin)
+    return data[:begin] + _box(kind, data[begin + 8 : begin + size], more) + data[begin + size :]
+
+
+def chaptered(place: Path, chapters: int) -> Path:
+    """An MP4 with a track of so many thousand chapters, to which its clip refers twice: FFmpeg compares them all."""
+    path, data = place / "chaptered.mp4", _one_frame()
+    begin, end = (data.index(name) - 4 for name in (b"moov", b"udta"))
+    turn = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+    table = (
+        _box(b"stsd", 0, 1, _box(b"text", bytes(7) + b"\1" + bytes(43))),
+        _box(b"stts", 0, 1, 1000 * chapters, 1),
+        _box(b"stsc", 0, 1, 1, 1000, 1),
+        _box(b"stsz", 0, 2, 1000 * chapters),
+        _box(b"stco", 0, chapters, *[begin + 8] * chapters),
+    )
+    media = (
+        _box(b"mdhd", bytes(12), 25, 1000 * chapters, 0x55C40000),
+        _box(b"hdlr", bytes(8) + b"text" + bytes(13)),
+        _box(b"minf", _box(b"dinf", _box(b"dref", 0, 1, _box(b"url ", 1))), _box(b"stbl", *table)),
+    )
+    other = _box(
+        b"trak",
+        _box(b"tkhd", 7, bytes(8), 2, 0, 1000 * chapters, bytes(16), turn, 0, 0),
+        _box(b"mdia", *media),
+    )
+    clip = _with_box(data[begin + 8 : end], b"trak", _box(b"tref", _box(b"chap", 2, 2)))
+    path.write_bytes(data[:begin] + _box(b"free", bytes(2000)) + _box(b"moov", clip, other, data[end:]))
+    return path
+
+
+def fragmented(place: Path, tracks: int, fragments: int, version: int | None = None) -> Path:
+    """An MP4 of so many tracks and fragments, all of which are empty.
+
+    Args:
+        version: of an index, in which the fragments are; None: they are in the file.
+    """
+    path = place / "fragmented.mp4"
+    movie = _box(b"moov", *tracks * [_box(b"trak")])
+    about = struct.pack(">B3x", version or 0), 0, 25, bytes(16 if version else 8)
+    pieces = fragments * _box(b"moof")
+    if version is not None:
+        pieces = _box(b"sidx", *about, fragments, fragments * struct.pack(">3I", 1, 1, 0))
+    path.write_bytes(_box(b"ftyp", b"isom") + movie + pieces + _box(b"mdat", bytes(8)))
+    return path
+
+
+def packed(path: Path) -> Path:
+    """An MP4 with its header compressed, in place of it."""
+    data = path.read_bytes()
     begin = data.index(b"moov") - 4
     (size,) = struct.unpack_from(">I", data, begin)
-    movie = _box(b"moov", data[begin + 8 : begin + size], _box(b"meta", *about))
-    path.write_bytes(data[:begin] + movie + data[begin + size :])
+    movie = data[begin : begin + size]
+    content = _box(b"cmvd", size, zlib.compress(movie, 9))
+    head = _box(b"moov", _box(b"cmov", _box(b"dcom", b"zlib"), content))
+    path.write_bytes(data[:begin] + head + data[begin + size :])
     return path
 
 

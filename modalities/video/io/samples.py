@@ -1,10 +1,13 @@
 """How many samples an MP4 counts: FFmpeg makes 40 bytes of memory for each, whether they are there or not.
 
 Twenty bytes count four thousand million of them (`stsz`, `trun`), each track has its own, and each cut of a list of
-them (`elst`) may show all samples of its track again.
+them (`elst`) may show all samples of its track again. Each fragment of 8 bytes (`moof`), or of 12 in an index (`sidx`),
+takes 60 for each track, which may be 8 bytes, too. A compressed header hides all that, and what takes FFmpeg quadratic
+time: it reads it from memory, where its timeout does not end it.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -17,15 +20,21 @@ _COUNTS = {b"stsz": 12, b"stz2": 12, b"trun": 8}
 """Boxes that count samples, and how many bytes behind the first of their name they do so."""
 _CUTS = {b"elst": 8}
 """The same of cuts."""
+_INDEX = re.compile(rb"sidx(?=\0.{21}(..)|[^\0].{29}(..))", re.DOTALL)
+"""The same of fragments, by the version of the box."""
+_TRACK, _FRAGMENT = b"trak", b"moof"
 _SPARE, _TIMES = 2**20, 4
 """Samples that are believed of any file, and beside them for each of its bytes: people cut a film a few times."""
-_LONGEST = 16
+_LONGEST = 40
 _PIECE = 2**20
 _SKIPPED = b"mdat"
+_PACKED = re.compile(rb"cmov.{4}dcomzlib", re.DOTALL)
+"""A header that is compressed, as QuickTime films could have."""
 
 
 def counts_too_much(path: Path) -> bool:
-    """Whether an MP4 counts more samples, with all cuts, than its bytes can be; False for other containers.
+    """Whether an MP4 counts more samples, with all cuts, or fragments of all tracks, than its bytes can be; False for
+    other containers.
 
     Counted is what follows each mark of a table outside of the samples themselves (`mdat`), whatever box it lies in.
 
@@ -40,12 +49,31 @@ def counts_too_much(path: Path) -> bool:
 def _counts_too_much(path: Path, size: int, *_: int) -> bool:
     if container_of(path) != MP4:
         return False
-    samples, cuts = 0, 1
+    samples, cuts, tracks, fragments = 0, 1, 0, 0
     with open_regular(path) as stream:
         for begin, end in _spans(stream, size):
             samples += sum(_counts(stream, begin, end, _COUNTS))
             cuts = max([cuts, *_counts(stream, begin, end, _CUTS)])
-    return samples * cuts > _SPARE + _TIMES * size
+            for piece in _pieces(stream, begin, end):
+                tracks += piece.count(_TRACK, 0, _PIECE + 3)
+                fragments += piece.count(_FRAGMENT, 0, _PIECE + 3)
+                fragments += sum(int.from_bytes(each[1] or each[2], "big") for each in _INDEX.finditer(piece))
+    return max(samples * cuts, tracks * fragments) > _SPARE + _TIMES * size
+
+
+def has_packed_header(path: Path) -> bool:
+    """Whether an MP4 has a compressed header, in any box; errors as of `counts_too_much`."""
+    about = os.stat(path)
+    return _has_packed_header(path, about.st_size, about.st_mtime_ns, about.st_ino)
+
+
+@lru_cache(maxsize=2**16)
+def _has_packed_header(path: Path, size: int, *_: int) -> bool:
+    if container_of(path) != MP4:
+        return False
+    with open_regular(path) as stream:
+        spans = _spans(stream, size)
+        return any(_PACKED.search(piece) for begin, end in spans for piece in _pieces(stream, begin, end))
 
 
 def _spans(stream: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
@@ -68,12 +96,17 @@ def _spans(stream: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
 
 def _counts(stream: BinaryIO, begin: int, end: int, tables: Mapping[bytes, int]) -> Iterator[int]:
     """The numbers that tables of a part of a file begin with."""
-    while begin < end:
-        stream.seek(begin)
-        piece = stream.read(min(_PIECE + _LONGEST, end - begin))
+    for piece in _pieces(stream, begin, end):
         for mark, ahead in tables.items():
             at = piece.find(mark, 0, _PIECE + 3)
             while at >= 0:
                 yield int.from_bytes(piece[at + ahead : at + ahead + 4], "big")
                 at = piece.find(mark, at + 1, _PIECE + 3)
+
+
+def _pieces(stream: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
+    """A part of a file in pieces, each with the first bytes of the next."""
+    while begin < end:
+        stream.seek(begin)
+        yield stream.read(min(_PIECE + _LONGEST, end - begin))
         begin += _PIECE

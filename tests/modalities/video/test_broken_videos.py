@@ -19,7 +19,7 @@ from modalities.video.io.samples import counts_too_much
 from modalities.video.io.tables import has_endless_tables
 from modalities.video.io.writer import write_ffv1
 from tests.fuzz import peak
-from tests.hostile.videos import endless, gif, numbered, tagged, wordy
+from tests.hostile.videos import chaptered, endless, fragmented, gif, numbered, packed, tagged, wordy
 from tests.modalities.video.videos import NUM, b_frames, make, picture, sequential, truncate
 
 
@@ -311,9 +311,36 @@ def test_samples_that_are_counted_and_not_there_take_no_memory(
 ) -> None:
     path = numbered(tmp_path, tracks, samples, cuts)
     before = peak(reset=True)
-    with pytest.raises(Unreadable, match=r"^[^\n]*counts more samples than its bytes can be\)$"):
+    with pytest.raises(Unreadable, match=r"^[^\n]*counts more samples or fragments than its bytes can be\)$"):
         read_index(path)
     assert peak() - before < 2**26
+
+
+def test_chapters_are_not_compared(tmp_path: Path) -> None:
+    """Of 20,000, which are 7 kB, it took 25 seconds, and FFmpeg's timeout did not end it."""
+    began = time.process_time()
+    assert len(read_index(chaptered(tmp_path, 20))) == 1
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("version", [None, 0, 1])
+def test_empty_fragments_of_empty_tracks_take_no_memory(version: int | None, tmp_path: Path) -> None:
+    """250 kB of them took 550 MB, and 730 kB in an index 1.1 GB."""
+    before = peak(reset=True)
+    with pytest.raises(Unreadable, match=r"^[^\n]*counts more samples or fragments than its bytes can be\)$"):
+        read_index(fragmented(tmp_path, 300, 30_000, version))
+    assert peak() - before < 2**26
+    assert not counts_too_much(fragmented(tmp_path, 3, 30_000, version))
+
+
+@pytest.mark.parametrize("hidden", ["tags", "samples"])
+def test_a_compressed_header_hides_nothing(hidden: str, tmp_path: Path) -> None:
+    """100 kB of tags took 6 seconds and 300 kB a minute; 6 kB of samples took gigabytes."""
+    path = packed(tagged(tmp_path) if hidden == "tags" else numbered(tmp_path, 6, 20_000_000, 1))
+    began = time.process_time()
+    with pytest.raises(Unreadable, match=r"^[^\n]*its header is compressed: convert it\)$"):
+        read_index(path)
+    assert time.process_time() - began < 2
 
 
 def test_samples_and_cuts_as_people_have_them_are_believed(tmp_path: Path) -> None:
