@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ditmoe.checkpoint import replacing
 from ditmoe.checkpoint.atomic import recover
 from ditmoe.checkpoint.fit import CONFIG, WEIGHTS
 from ditmoe.outside import printable
@@ -83,8 +84,9 @@ def upload(
 
     with _one_line(f"{repository} must be a repository that the hub lets you write", ConnectionError):
         made = huggingface_hub.create_repo(repository, exist_ok=True, private=private, token=token)
-        if not (folder / "README.md").exists():
-            (folder / "README.md").write_text(write_card(kind, made.repo_id, classes, {}, None))
+        if not (card := folder / "README.md").exists():
+            with replacing(card) as stream:
+                stream.write(write_card(kind, made.repo_id, classes, {}, None).encode())
         huggingface_hub.upload_folder(
             repo_id=made.repo_id,
             folder_path=folder,
