@@ -35,10 +35,6 @@ def pack(run: Path, into: Path = STARTERS) -> Path:
     halves = {part: _halves(found.part(part)) for part in ("ema", "facts")}
     with TemporaryDirectory() as draft:
         parts = halves | {name: found.part(name) for name in ("config", "step")}
-        trainer = parts["config"]["trainer"] | {
-            "compile": False
-        }  # who distils a starter may have no compiler
-        parts["config"] = parts["config"] | {"trainer": trainer}
         checkpoint.save(Path(draft), found.plain["step"], parts)
         shutil.rmtree(into / modality, ignore_errors=True)
         shutil.copytree(listed(Path(draft))[0][1], into / modality)
