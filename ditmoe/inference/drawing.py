@@ -273,9 +273,8 @@ def sample_checkpoint(
     place = Path(out) if out else folder
     further.check_out(place)
     beyond = further.folders(place)
-    if place.suffix == ".npz" or not place.is_relative_to(
-        restored.folder
-    ):  # the folders of a run are ditmoe's
+    own = place.suffix != ".npz" and place.is_relative_to(restored.folder)  # a run's folders are ditmoe's
+    if not own:
         launch.ranks().all_or_raise(lambda: None if launch.rank() else check_others(place, *beyond))
     with launch.ranks().of_first(lambda: ready_place(place, *beyond)):
         # Last, as it reads files.
