@@ -179,7 +179,7 @@ def of_converted(
     )
     with torch.device("meta"), bounded(len(tensors)):
         transformer = make()
-    flow = config["model"].get("time_scale", 1.0) != 1.0
+    flow = weights.is_flow(config)
     kind, sections, data_facts, vae = converted_sections(config, autoencoder, flow)
     size = size_line(transformer.net, data_facts["shape"])
     transformer = materialise(transformer, make, "cpu")

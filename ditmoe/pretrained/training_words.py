@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ditmoe.config.folders import config_folder
-from ditmoe.pretrained.weights import admitted
+from ditmoe.pretrained.weights import admitted, is_flow
 
 SIZE = ("hidden_size", "depth", "num_heads")
 PUBLISHED = ("s", "b", "l", "xl", "g")
@@ -29,8 +29,9 @@ def words_to_start_from(folder: str | Path) -> list[str]:
     else:
         words += _differing("router", router, _read("router/token_choice"), ("num_experts", "top_k"))
     words += _differing("modality.tokens", tokens, _read("tokens/latents"), ("patch",))
-    flow = model["time_scale"] != 1.0  # as `of_converted` in ditmoe/pipelines/export.py distinguishes them
-    process = ("flow_matching", "process.prediction=velocity") if flow else ("ddpm", "scheduler=dpmpp")
+    process = (
+        ("flow_matching", "process.prediction=velocity") if is_flow(config) else ("ddpm", "scheduler=dpmpp")
+    )
     return [*words, f"process={process[0]}", process[1]]
 
 

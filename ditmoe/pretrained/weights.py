@@ -137,6 +137,11 @@ def admitted(folder: Path) -> dict[str, Any]:
     return config | trust.admit(config, SECTIONS, folder / CONFIG)
 
 
+def is_flow(config: Mapping[str, Any]) -> bool:
+    """Whether converted weights were trained by flow matching, with t in [0, 1], or else by DDPM."""
+    return bool(config["model"].get("time_scale", 1.0) != 1.0)
+
+
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Configuration and weights of a run (the averaged ones), or of a folder that convert wrote.
 
