@@ -5,7 +5,6 @@ import pickle
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from ditmoe.config.restore import load_weights, restore
 from ditmoe.export import export
 from ditmoe.inference import evaluate_checkpoint, sample_checkpoint
 from ditmoe.pretrained import start, weights
+from tests.checkpoint.dropping import drop_what_is_found
 from tests.training.test_trainer import trainer
 
 
@@ -234,18 +234,9 @@ def test_a_step_that_is_dropped_while_it_is_read_is_no_error(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by a run that saves and drops one at once; who names the step gets no other."""
-    find, parts = checkpoint.find, store.load(run)
+    parts = store.load(run)
     parts.pop("step")
-    opened: list[int] = []
-
-    def dropped(*of: Any, **more: Any) -> store.Checkpoint:
-        found = find(*of, **more)
-        opened.append(found.plain["step"])
-        if found.plain["step"] > 1:
-            shutil.rmtree(found.path)
-        return found
-
-    monkeypatch.setattr(checkpoint, "find", dropped)
+    opened = drop_what_is_found(monkeypatch)
     fitted = parts | {"facts": {"mean": torch.zeros(1)}}
     readers = {
         restore: parts,

@@ -1,11 +1,9 @@
 """Fewer steps: what is learnt of a step of any length, from whom, and that it is drawn with as it was learnt."""
 
 import json
-import shutil
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -33,6 +31,7 @@ from ditmoe.training.batch import Batch
 from ditmoe.training.distillation import FURTHER
 from ditmoe.training.resume import resume
 from tests.audit import resealed
+from tests.checkpoint.dropping import drop_what_is_found
 from tests.many import together
 from tests.training.test_time_per import KINDS, configured
 from tests.training.test_trainer import same
@@ -309,18 +308,10 @@ def test_an_edited_teacher_is_one_line(
 def test_a_step_that_its_teacher_drops_meanwhile_is_read_again(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find, parts, steps = checkpoint.find, checkpoint.load(run), []
-
-    def dropped(*of: Any, **more: Any) -> checkpoint.Checkpoint:
-        found = find(*of, **more)
-        steps.append(found.plain["step"])
-        if found.plain["step"] > 1:
-            shutil.rmtree(found.path)
-        return found
-
+    parts = checkpoint.load(run)
     for step in (1, 2):
         checkpoint.save(tmp_path / "run", step, parts | {"step": step})
-    monkeypatch.setattr(checkpoint, "find", dropped)
+    steps = drop_what_is_found(monkeypatch)
     words = [f"checkpoint={tmp_path / 'run'}", f"out={tmp_path / 'out'}", "trainer.steps=1"]
     distill(composed("distill", [*words, "finish.num=0", "finish.evaluate=false"]))
     assert steps == [2, 1]
