@@ -109,9 +109,8 @@ class MovingDigits:
         """Render a scene."""
         ink = digits(split, self.side)[0]
         canvas = np.zeros((self.frames, *self.size), np.float32)
-        for frame, places in zip(canvas, scene.places, strict=True):
-            for digit, place in zip(scene.ink, places, strict=True):
-                _draw(frame, ink[digit], place)
+        for digit, places in zip(scene.ink, scene.places.swapaxes(0, 1), strict=True):
+            _draw(canvas, ink[digit], places)
         grey = canvas.round().astype(np.uint8)
         return grey[..., None].repeat(3, axis=-1)
 
@@ -166,13 +165,14 @@ class MovingDigits:
 
 
 def _draw(
-    frame: Float[np.ndarray, "H W"], ink: UInt8[np.ndarray, "s s"], place: Float[np.ndarray, "2"]
+    canvas: Float[np.ndarray, "T H W"], ink: UInt8[np.ndarray, "s s"], places: Float[np.ndarray, "T 2"]
 ) -> None:
-    """Draw a digit at a subpixel position, with bilinear weights; where two overlap, the lighter one is visible."""
-    y, x = np.floor(place).astype(int)
-    fy, fx = place - (y, x)
+    """Draw a digit at subpixel positions, with bilinear weights; where two overlap, the lighter one is visible."""
+    corners = np.floor(places).astype(int)
+    fy, fx = (places - corners).T[..., None, None]
     padded = np.pad(ink.astype(np.float32), 1)
     rows = (1 - fy) * padded[1:] + fy * padded[:-1]
-    moved = (1 - fx) * rows[:, 1:] + fx * rows[:, :-1]
-    here = frame[y : y + len(moved), x : x + len(moved)]
-    np.maximum(here, moved[: here.shape[0], : here.shape[1]], out=here)
+    moved = (1 - fx) * rows[:, :, 1:] + fx * rows[:, :, :-1]
+    for frame, image, (y, x) in zip(canvas, moved, corners.tolist(), strict=True):
+        here = frame[y : y + len(image), x : x + len(image)]
+        np.maximum(here, image[: here.shape[0], : here.shape[1]], out=here)
