@@ -29,7 +29,7 @@ def set_timesteps(
 
     Raises:
         ValueError: for more steps than a discrete process has; for times that the scheduler does not take, or that are
-            not descending.
+            not descending; for a scheduler that needs more than a number of steps.
     """
     from ditmoe.diffusion.schedulers import ends_short
 
@@ -41,7 +41,11 @@ def set_timesteps(
     discrete = scheduler.config.get("trained_betas") is not None
     if discrete and steps > HORIZON:
         raise ValueError(f"steps must be at most {HORIZON} for process ddpm, got {steps}")
-    scheduler.set_timesteps(steps, device=device)
+    try:
+        scheduler.set_timesteps(steps, device=device)
+    except (KeyError, TypeError) as error:  # such as those of a model with stages
+        kind = type(scheduler).__name__
+        raise ValueError(f"scheduler {kind} needs more than a number of steps to set its times") from error
     if scheduler.config.get("use_flow_sigmas", False):
         # Start from pure noise, except for a margin that keeps the logarithm of the data's coefficient finite. Times
         # must not be truncated to integers: they would be off by up to 1, and at 1000 steps two would be equal.

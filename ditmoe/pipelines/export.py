@@ -113,6 +113,17 @@ def export(
     return f"{out}: {parts}"
 
 
+def opened(source: str | Path, trust: Trust = False) -> "ditmoe.pipelines.Pipeline":
+    """The pipeline of a run's newest checkpoint, as `export` writes it, in memory alone.
+
+    Raises:
+        FileNotFoundError, ValueError: with a message of one line.
+    """
+    source = Path(source)
+    recover(source)
+    return checkpoint.unless_dropped(source, lambda: _of_newest(source, None, trust, "merge"))[0]
+
+
 def _of_newest(source: Path, *options: Any) -> tuple["ditmoe.pipelines.Pipeline", dict[str, Any], Path]:
     """As `of_run`, of the newest checkpoint of a run, and where its metrics are."""
     found = checkpoint.find(source, parts=("ema", "facts"))

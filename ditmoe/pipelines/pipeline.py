@@ -1,6 +1,6 @@
 """A trained or converted model as a diffusers pipeline.
 
-pipe = ditmoe.Pipeline.from_pretrained("chairs/")        # a folder that `python -m ditmoe.export` wrote
+pipe = ditmoe.Pipeline.from_pretrained("chairs/")        # a folder that `python -m ditmoe.export` wrote, or a run's
 pipe(label="chair", num_samples=4, num_inference_steps=50, guidance_scale=1.5).samples
 pipe("a chair with four legs", negative_prompt="an armchair")    # a text-conditional model
 """
@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils import is_accelerate_available
 from torch import Tensor
 
+from ditmoe import checkpoint
 from ditmoe.config import build
+from ditmoe.config.trust import Trust
 from ditmoe.diffusion import Sampling, try_scheduler
 from ditmoe.diffusion.schedulers import EvenDDIMScheduler, FlowAncestralScheduler, FlowMapScheduler
 from ditmoe.outside import is_regular, printable
@@ -65,21 +67,25 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if name == "scheduler":
+            if not isinstance(value, SchedulerMixin):  # from_config of a deprecated class returns None
+                raise ValueError(f"scheduler must be a scheduler of diffusers, got {value!r}")
             # A scheduler of another class made from this one's configuration must fit the process, too.
             options = process_options(value, self.process)
             value.register_to_config(**{k: v for k, v in options.items() if k not in value.config})
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> "DiTMoEPipeline":  # type: ignore[override]
-        """Open a folder that `export` or `save_pretrained` wrote, or a "user/repository" of the Hugging Face hub.
+        """Open a folder that `export` or `save_pretrained` wrote, a run, or a "user/repository" of the hub.
 
-        Nothing in it is executed. From a repository only the files that are read here are downloaded.
+        Nothing in it is executed. From a repository of the Hugging Face hub only the files that are read here are
+        downloaded. A run is its folder, a checkpoint in it, or a starter model such as "starter/image".
 
         Args:
             revision, token, cache_dir, local_files_only, force_download: for a repository, as in `huggingface_hub`.
             text_encoder: for a text-conditional model whose encoder is not an installed package: a folder, a name on
                 the hub, or a `ditmoe.text.Pretrained`. It must be the encoder of the training.
-            options: further options of diffusers, such as dtype and variant.
+            trust: paths and hub names that a run's checkpoint may open, see `ditmoe.config.trust`.
+            options: further options of diffusers, such as dtype and variant; for a run, dtype alone.
 
         Raises:
             FileNotFoundError, ValueError: with one line, if there is no pipeline, or it names code that is not trusted.
@@ -87,15 +93,10 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
         for option, only in FIXED.items():
             if (given := options.pop(option, only)) != only:
                 raise ValueError(f"{option} must be {only}: a folder runs no code; got {given!r}")
-        of_hub = {option: options.pop(option) for option in HUB if option in options}
-        folder = folder_of(name, options.get("variant"), **of_hub)
-        check_folder(folder, options.get("variant"))
         encoder = options.pop("text_encoder", None)
-        options = {"low_cpu_mem_usage": is_accelerate_available()} | options
         try:
-            pipe = super().from_pretrained(str(folder), **FIXED, **options)
-            with build.describing(folder / "scheduler"):
-                try_scheduler(pipe.scheduler, pipe.process)
+            is_run = not is_regular(Path(name) / INDEX) and checkpoint.exists(name)
+            pipe = cls._of_run(name, **options) if is_run else cls._of_folder(name, **options)
             # so that data facts that cannot decode samples fail here, not after sampling
             _ = pipe.modality
             if encoder is not None:
@@ -103,10 +104,34 @@ class DiTMoEPipeline(Request, Adapters, DiffusionPipeline):
                     raise ValueError("text_encoder must be left out: this model is not conditioned on text")
                 use(encoder)
             return pipe
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, FileNotFoundError):
             raise
         except Exception as error:  # diffusers raises many kinds of errors, with long messages
             raise ValueError(printable(" ".join(str(error).split()))) from error
+
+    @classmethod
+    def _of_folder(cls, name: str | Path, **options: Any) -> "DiTMoEPipeline":
+        of_hub = {option: options.pop(option) for option in HUB if option in options}
+        folder = folder_of(name, options.get("variant"), **of_hub)
+        check_folder(folder, options.get("variant"))
+        options = {"low_cpu_mem_usage": is_accelerate_available()} | options
+        pipe = super().from_pretrained(str(folder), **FIXED, **options)
+        with build.describing(folder / "scheduler"):
+            try_scheduler(pipe.scheduler, pipe.process)
+        return pipe
+
+    @classmethod
+    def _of_run(cls, name: str | Path, trust: Trust = False, **options: Any) -> "DiTMoEPipeline":
+        from ditmoe.pipelines.export import opened
+
+        dtype = options.pop("torch_dtype", options.pop("dtype", None))
+        if options:
+            raise ValueError(
+                f"{', '.join(options)} must be left out: {printable(name)} is a run, which takes dtype, "
+                "text_encoder and trust"
+            )
+        pipe = opened(name, trust)
+        return pipe if dtype is None else pipe.to(dtype)
 
     @classmethod
     def load_config(cls, *args: Any, **options: Any) -> Any:

@@ -56,6 +56,28 @@ def test_a_program_that_imports_diffusers_alone(exported: Path, tmp_path: Path) 
     assert done.stdout == "DiTMoEPipeline ['memory', 'transformer', 'scheduler']\n"
 
 
+def test_a_run_opens_as_the_pipeline_that_export_writes(run: Path, exported: Path) -> None:
+    expected = latents(opened(exported), seed=5)
+    for name in (run, str(run), next((run / "checkpoints").iterdir())):
+        assert torch.equal(latents(opened(name), seed=5), expected)
+    half = opened(run, dtype=torch.float16)
+    assert {weight.dtype for weight in half.transformer.parameters()} == {torch.float16}
+    for wrong, line in (
+        (
+            {"variant": "fp16"},
+            "variant must be left out: .* is a run, which takes dtype, text_encoder and trust",
+        ),
+        ({"text_encoder": "x/"}, "text_encoder must be left out: this model is not conditioned on text"),
+    ):
+        with pytest.raises(ValueError, match=rf"^{line}$"):
+            opened(run, **wrong)
+
+
+def test_a_starter_opens_by_its_name() -> None:
+    pipe = opened("starter/image")
+    assert [picture.size for picture in pipe(label=[3, 7], num_inference_steps=1).images] == 2 * [(32, 32)]
+
+
 def test_diffusers_opens_the_same_pipeline(exported: Path, tmp_path: Path) -> None:
     pipe = opened(exported)
     for options in ({}, {"custom_pipeline": str(exported)}, {"custom_pipeline": "pipeline"}):

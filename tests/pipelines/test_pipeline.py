@@ -204,6 +204,8 @@ def test_wrong_words_are_one_line(run: Path, exported: Path, tmp_path: Path) -> 
     ):
         with pytest.raises(ValueError, match=rf"^[^\n]*{line}[^\n]*$"):
             as_outside_of_tests(pipe)(**{"num_inference_steps": 1, **words})
+    with pytest.raises(ValueError, match=r"^scheduler must be a scheduler of diffusers, got None$"):
+        pipe.scheduler = None  # KarrasVeScheduler.from_config returns that
     with pytest.raises(FileNotFoundError, match=r"holds no model_index.json"):
         Pipeline.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="a run has its own"):

@@ -103,3 +103,10 @@ def test_times_of_ones_own_are_taken_as_they_are() -> None:
     ):
         with pytest.raises(ValueError, match=rf"^[^\n]*{line}[^\n]*$"):
             set_timesteps(scheduler, 4, torch.device("cpu"), **own)
+
+
+def test_one_that_needs_more_than_a_number_of_steps_is_refused_in_one_line() -> None:
+    scheduler = diffusers.HeliosScheduler.from_config(told(FlowMatching(), "flow_euler").config)
+    line = r"^scheduler HeliosScheduler needs more than a number of steps to set its times$"
+    with pytest.raises(ValueError, match=line):
+        set_timesteps(scheduler, 4, torch.device("cpu"))
