@@ -55,8 +55,8 @@ FLOW = ["model.time_scale=0.001", "process=flow_matching", "process.prediction=v
 MODEL = ["model=s", *SIZES, *FLOW]
 """The words that `convert` prints."""
 ROWS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
-    "whole": (("init",), (1e-3,)),
-    "LoRA": (("init", "experiment=lora"), (1e-3, 4e-3)),
+    "whole": (("init",), (1e-4, 1e-3)),
+    "LoRA": (("init", "experiment=lora"), (1e-3, 4e-3, 1e-2)),
     "from scratch": ((), (2e-3,)),
 }
 """Words of `ditmoe.train` and learning rates by row."""
