@@ -1,4 +1,4 @@
-"""Self-attention within samples or groups of tokens, cross-attention to the conditioning, and rotary positions."""
+"""Self-attention within samples or groups of tokens, and cross-attention to the conditioning."""
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ditmoe.nn.attention_groups import Groups
 from ditmoe.nn.layout import Layout
+from ditmoe.nn.rotary import rotate
 
 
 def attend(
@@ -166,25 +167,3 @@ class CrossAttention(nn.Module):
 def scaled(q: Float[Tensor, "B H N d"], gain: float) -> Float[Tensor, "B H N d"]:
     """Multiply the queries by a number, usually 1."""
     return q if gain == 1 else gain * q
-
-
-def rotary_angles(
-    coordinates: Float[Tensor, "N A"], head_size: int, base: float = 10_000.0
-) -> Float[Tensor, "N half"]:
-    """Angles of axial rotary positions (RoFormer, arXiv 2104.09864): each of A axes rotates its share of the pairs.
-
-    Pairs of axis a rotate by coordinate_a base^(-i / share), so that attention depends only on coordinate differences.
-    Pairs left over after the division by A have angle 0.
-    """
-    pairs, axes = head_size // 2, coordinates.shape[-1]
-    share = pairs // axes
-    frequencies = base ** (-torch.arange(share, device=coordinates.device) / max(share, 1))
-    angles = (coordinates.float()[..., None] * frequencies).flatten(-2)
-    return F.pad(angles, (0, pairs - angles.shape[-1]))
-
-
-def rotate(x: Float[Tensor, "B H N d"], angles: Float[Tensor, "N half"]) -> Float[Tensor, "B H N d"]:
-    """Rotate the pairs (x_i, x_{i + d/2}) by their angles, in float32."""
-    cos, sin = angles.cos(), angles.sin()
-    a, b = x.float().chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
