@@ -1,6 +1,7 @@
 """Makes the starter models of the package: `checkpoint=starter/pointcloud`.
 
-    python -m ditmoe.train modality=pointcloud name=starter model.hidden_size=96 trainer.steps=16000
+    python -m ditmoe.train modality=pointcloud name=starter model.hidden_size=96 trainer.steps=32000 \\
+        trainer.ema_decay=0.9995 trainer.compile=true
     python -m ditmoe.train modality=image name=starter model.hidden_size=64 model.depth=4 \\
         'model.moe_layers=[2,3]' trainer.steps=4000
     python -m ditmoe.train modality=video name=starter model.hidden_size=64 'model.moe_layers=[4,5]' \\
