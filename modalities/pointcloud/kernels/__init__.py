@@ -10,9 +10,10 @@ import math
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 
 FOLDER = Path(__file__).parent
 TOLERANCE = 1e-9
@@ -38,7 +39,7 @@ def ordered(points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
     found = library()
     if found is None:
         return points
-    points = _points(points)
+    points = points_of(points)
     out = np.empty_like(points)
     _check(found.ditmoe_order(len(points), points.ctypes.data, out.ctypes.data))
     return out
@@ -54,7 +55,7 @@ def chamfer(x: Float[np.ndarray, "N 3"], y: Float[np.ndarray, "M 3"]) -> float |
     found = library()
     if found is None:
         return None
-    x, y = _points(x), _points(y)
+    x, y = points_of(x), points_of(y)
     value = ctypes.c_double()
     _check(found.ditmoe_chamfer(len(x), x.ctypes.data, len(y), y.ctypes.data, ctypes.byref(value)))
     return value.value
@@ -76,9 +77,7 @@ def emd(
     found = library()
     if found is None:
         return None
-    x, y = _points(x), _points(y)
-    if len(x) != len(y):
-        raise ValueError(f"EMD needs equal numbers of points, got {len(x)} and {len(y)}")
+    x, y = _pair(x, y)
     value, gap = ctypes.c_double(), ctypes.c_double()
     status = found.ditmoe_emd(
         len(x), x.ctypes.data, y.ctypes.data, squared, limit, ctypes.byref(value), ctypes.byref(gap)
@@ -100,9 +99,7 @@ def emd_bound(
     found = library()
     if found is None:
         return None
-    x, y = _points(x), _points(y)
-    if len(x) != len(y):
-        raise ValueError(f"EMD needs equal numbers of points, got {len(x)} and {len(y)}")
+    x, y = _pair(x, y)
     value = ctypes.c_double()
     status = found.ditmoe_emd_bound(len(x), x.ctypes.data, y.ctypes.data, squared, group, ctypes.byref(value))
     _check(status)
@@ -160,13 +157,26 @@ def loaded(name: str) -> ctypes.CDLL | None:
     return found
 
 
-def _points(array: np.ndarray) -> np.ndarray:
-    array = np.ascontiguousarray(array, dtype=np.float64)
-    if array.ndim != 2 or array.shape[1] != 3 or len(array) == 0:
-        raise ValueError(f"a cloud must be (N, 3) with at least one point, got {array.shape}")
-    if not np.isfinite(array).all():
+def points_of(cloud: Any) -> Float64[np.ndarray, "N 3"]:
+    """The points of a cloud as the kernels read them: contiguous, in double precision.
+
+    Raises:
+        ValueError: if it is empty, not (N, 3), or not finite.
+    """
+    points = np.asarray(cloud, dtype=np.float64)
+    if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
+        raise ValueError(f"a cloud must be (N, 3) with at least one point, got {points.shape}")
+    if not np.isfinite(points).all():
         raise ValueError("the points of a cloud must be finite, got NaN or infinity")
-    return array
+    return np.ascontiguousarray(points)
+
+
+def _pair(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points of two clouds for a one-to-one matching."""
+    x, y = points_of(x), points_of(y)
+    if len(x) != len(y):
+        raise ValueError(f"EMD needs equal numbers of points, got {len(x)} and {len(y)}")
+    return x, y
 
 
 def _check(status: int) -> None:

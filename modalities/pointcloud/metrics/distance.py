@@ -14,7 +14,7 @@ approximate variants run there; the exact ones stay on the CPU. `implementation`
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from functools import partial
 from threading import Event
 from types import MappingProxyType
@@ -31,7 +31,7 @@ from ditmoe.outside import has_cuda
 from modalities.pointcloud import kernels
 from modalities.pointcloud.metrics.approximate import pairwise_approx
 from modalities.pointcloud.metrics.chamfer import knn_points, pairwise_chamfer
-from modalities.shared.isolation import num_cores
+from modalities.pointcloud.metrics.threads import num_threads, threads
 
 Metric = Literal["cd", "emd", "emd-exact_sq", "emd-approx_l2", "emd-approx_sq"]
 Clouds = Float[np.ndarray, "_ _ 3"] | Sequence[Float[np.ndarray, "_ 3"]]
@@ -106,14 +106,12 @@ def pairwise(
     """
     if metric not in get_args(Metric):
         raise ValueError(f"metric must be one of {', '.join(get_args(Metric))}, got {metric!r}")
-    workers = num_cores() if workers is None else workers
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
+    workers = num_threads(workers)
     symmetric = b is a
     left = _prepared(a, metric)
     right = left if symmetric else _prepared(b, metric)
     if metric != "cd":
-        _check_equal_sizes([*left, *right])
+        check_equal_sizes([*left, *right])
     if is_approximate(metric):
         return pairwise_approx(left, right, metric.endswith("_sq"), progress)
     distance = _chamfer if metric == "cd" else partial(_emd, squared=metric.endswith("_sq"))
@@ -135,17 +133,11 @@ def pairwise(
     # Small enough for load balance at the end, large enough for negligible overhead.
     step = min(64, len(rows) // (16 * workers) + 1)
     blocks = [slice(start, start + step) for start in range(0, len(rows), step)]
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for job in as_completed([pool.submit(measure, block) for block in blocks]):
-                done = job.result()
-                if progress is not None:
-                    progress(done)
-        except BaseException:
-            # Leaving the pool waits for its threads: after Ctrl-C only for one pair each, not for the whole matrix.
-            interrupted.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with threads(workers, interrupted) as pool:
+        for job in as_completed([pool.submit(measure, block) for block in blocks]):
+            done = job.result()
+            if progress is not None:
+                progress(done)
     return out + out.T if symmetric else out
 
 
@@ -182,7 +174,7 @@ def solver(metric: Metric) -> str:
 
 def _prepared(clouds: Clouds, metric: Metric) -> list:
     """Preprocess each cloud once for all comparisons."""
-    arrays = [_cloud(cloud) for cloud in clouds]
+    arrays = [kernels.points_of(cloud) for cloud in clouds]
     if on_gpu(metric):
         return arrays
     if kernels.available() and not is_approximate(metric):
@@ -208,16 +200,8 @@ def _emd(x: np.ndarray, y: np.ndarray, squared: bool) -> float:
     return float(ways[linear_sum_assignment(ways)].mean())
 
 
-def _cloud(points: np.ndarray) -> np.ndarray:
-    array = np.asarray(points, dtype=np.float64)
-    if array.ndim != 2 or array.shape[1] != 3 or len(array) == 0:
-        raise ValueError(f"a cloud must be (N, 3) with at least one point, got {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError("the points of a cloud must be finite, got NaN or infinity")
-    return array
-
-
-def _check_equal_sizes(clouds: Sequence[np.ndarray]) -> None:
+def check_equal_sizes(clouds: Sequence[np.ndarray]) -> None:
+    """Raises ValueError unless all clouds have the same number of points, as one-to-one matchings need them."""
     sizes = sorted({len(cloud) for cloud in clouds})
     if len(sizes) > 1:
         raise ValueError(f"EMD needs equal numbers of points, got {sizes[0]} and {sizes[-1]}")

@@ -9,7 +9,7 @@ valid, so skipped pairs are farther: the answer is that of all pairs, including 
 import time
 from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from pathlib import Path
@@ -20,10 +20,11 @@ import numpy as np
 from jaxtyping import Float, Int8
 
 from ditmoe.outside import tell
+from modalities.pointcloud import kernels
 from modalities.pointcloud.metrics.bounds import Ladder, Level, Projections, ordered
-from modalities.pointcloud.metrics.distance import solver
+from modalities.pointcloud.metrics.distance import check_equal_sizes, solver
+from modalities.pointcloud.metrics.threads import num_threads, threads
 from modalities.shared import cache
-from modalities.shared.isolation import num_cores
 
 FLUSH = 30.0
 """Seconds between writes of results to the cache."""
@@ -93,9 +94,7 @@ def nearest(
         raise ValueError(f"cost must be l2 or sq, got {cost!r}")
     if neighbours < 1:
         raise ValueError(f"neighbours must be at least 1, got {neighbours}")
-    workers = num_cores() if workers is None else workers
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
+    workers = num_threads(workers)
     search = _Search(reference, generated, cost == "sq", neighbours)
     kept = None if folder is None else _Kept(Path(folder), reference, generated, cost)
     reused = 0
@@ -250,37 +249,24 @@ def _run(search: _Search, workers: int, progress: Callable[[int], object], kept:
     rows = np.random.default_rng(0).permutation(count).tolist()
     total, told = count * (count - 1) // 2, 0
     flushed = time.monotonic()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            left = {pool.submit(search.row, i) for i in rows}
-            while left:
-                done, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
-                for job in done:
-                    job.result()
-                # Some pairs of a row were already handled by earlier rows: as measured, about half of them.
-                part = 1 - len(left) / count
-                told, before = round(total * part * (3 - part) / 2), told
-                progress(told - before)
-                if kept is not None and time.monotonic() > flushed + FLUSH:
-                    kept.keep(search)
-                    flushed = time.monotonic()
-        except BaseException:
-            # Leaving the pool waits for its threads: after Ctrl-C only for one pair each.
-            search.interrupted.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with threads(workers, search.interrupted) as pool:
+        left = {pool.submit(search.row, i) for i in rows}
+        while left:
+            done, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
+            for job in done:
+                job.result()
+            # Some pairs of a row were already handled by earlier rows: as measured, about half of them.
+            part = 1 - len(left) / count
+            told, before = round(total * part * (3 - part) / 2), told
+            progress(told - before)
+            if kept is not None and time.monotonic() > flushed + FLUSH:
+                kept.keep(search)
+                flushed = time.monotonic()
 
 
 def _checked(reference: Sequence[np.ndarray], generated: Sequence[np.ndarray]) -> list[np.ndarray]:
     if len(reference) == 0 or len(generated) == 0:
         raise ValueError(f"both sets must have at least one cloud, got {len(reference)} and {len(generated)}")
-    clouds = [np.ascontiguousarray(cloud, dtype=np.float64) for cloud in (*reference, *generated)]
-    for cloud in clouds:
-        if cloud.ndim != 2 or cloud.shape[1] != 3 or len(cloud) == 0:
-            raise ValueError(f"a cloud must be (N, 3) with at least one point, got {cloud.shape}")
-        if not np.isfinite(cloud).all():
-            raise ValueError("the points of a cloud must be finite, got NaN or infinity")
-    sizes = sorted({len(cloud) for cloud in clouds})
-    if len(sizes) > 1:
-        raise ValueError(f"EMD needs equal numbers of points, got {sizes[0]} and {sizes[-1]}")
+    clouds = [kernels.points_of(cloud) for cloud in (*reference, *generated)]
+    check_equal_sizes(clouds)
     return clouds
