@@ -17,6 +17,9 @@ from ditmoe.config.known_options import suggest, unknown_option
 from ditmoe.distributed import launch
 from ditmoe.outside import printable
 
+OF_THE_INPUT = HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError
+"""Errors of what a person gave; others are of the machine, or of the code."""
+
 ENDLESS = "the input refers to itself, as a YAML file may in its defaults, or is nested too deeply"
 
 NO_THREAD = (
@@ -43,27 +46,24 @@ def guard(main: Callable[[], Any], command: str | None = None) -> None:
             main()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
-        if os.environ.get("DITMOE_TRACE"):
-            traceback.print_exc()
-        if launch.speaks():
-            _print(explain(error, command) or _cause(error))
-        sys.exit(2)
-    except (MemoryError, RuntimeError) as error:
-        if line := _of_a_limit(error):
-            if os.environ.get("DITMOE_TRACE"):
-                traceback.print_exc()
-            if launch.speaks():
-                _print(line)
-            sys.exit(2)
-        if not launch.is_lost(error):
+    except (*OF_THE_INPUT, MemoryError, RuntimeError) as error:
+        if not (line := _line_of(error, command)):
             raise
         if os.environ.get("DITMOE_TRACE"):
             traceback.print_exc()
         if launch.speaks():
-            _print(launch.LOST)
-        sys.stdout.flush()
-        os._exit(1)  # without waiting for processes that do not answer
+            _print(line)
+        if line == launch.LOST:
+            sys.stdout.flush()
+            os._exit(1)  # without waiting for processes that do not answer
+        sys.exit(2)
+
+
+def _line_of(error: BaseException, command: str | None) -> str:
+    """One line for an error that is not of the code; else none."""
+    if isinstance(error, OF_THE_INPUT):
+        return explain(error, command) or _cause(error)
+    return _of_a_limit(error) or (launch.LOST if launch.is_lost(error) else "")
 
 
 def _check_folder() -> None:
