@@ -71,3 +71,14 @@ class Report:
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     rows: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+
+    def joined(self, other: "Report") -> "Report":
+        """With the metrics of another report of the same samples; rows of one name are joined, its notes come last."""
+        rows = {name: {**self.rows.get(name, {}), **row} for name, row in other.rows.items()}
+        return Report(
+            {**self.values, **other.values},
+            {**self.protocol, **other.protocol},
+            {**self.intervals, **other.intervals},
+            {**self.rows, **rows},
+            [*self.notes, *other.notes],
+        )

@@ -145,7 +145,7 @@ def added(
     values, intervals = {NAME: float(own.mean())}, {}
     if len(own) > 1:
         intervals[NAME] = _estimate(own).interval(0.0)
-    rows, notes = dict(report.rows), list(report.notes)
+    rows, notes = dict[str, dict[str, float]](), list[str]()
     if len(drawn.prompts) > 1:
         other = drawn.scores((drawn.own + 1) % len(drawn.prompts))
         rows[OTHERS] = {NAME: float(other.mean())}
@@ -154,20 +154,13 @@ def added(
         notes.append(f"all samples have one prompt: {NAME} cannot be compared with {OTHERS}")
     if any(prompts_of(reference) or ()):
         real = _look(clip, reference, pictures, batch, progress)
-        rows[REAL] = {**rows.get(REAL, {}), NAME: float(real.scores(real.own).mean())}
+        rows[REAL] = {NAME: float(real.scores(real.own).mean())}
     if drawn.cut:
         notes.append(
             f"{drawn.cut} of {len(drawn.prompts)} prompts have more than the {clip.limit} tokens that this CLIP reads: "
             f"{NAME} does not see their ends"
         )
-    return replace(
-        report,
-        values={**report.values, **values},
-        intervals={**report.intervals, **intervals},
-        rows=rows,
-        protocol={**report.protocol, **_protocol(clip, drawn, shown)},
-        notes=notes,
-    )
+    return report.joined(Report(values, _protocol(clip, drawn, shown), intervals, rows, notes))
 
 
 @dataclass(frozen=True)

@@ -172,10 +172,7 @@ def added(report: Report, judge: Judge | None, generated: Samples, progress: boo
         return report
     scores = _judged(judge, generated, progress)
     values, intervals, others = dict[str, float](), dict[str, tuple[float, float]](), dict[str, float]()
-    notes = [
-        *report.notes,
-        *by_prompt.about_alone(NAME, (one.required for one in scores if one.other is None)),
-    ]
+    notes = by_prompt.about_alone(NAME, (one.required for one in scores if one.other is None))
     for tag in dict.fromkeys(one.required.tag for one in scores):
         name, some = f"{NAME}/{tag}", [one for one in scores if one.required.tag == tag]
         own = _mean(some, lambda one: one.own)
@@ -191,15 +188,8 @@ def added(report: Report, judge: Judge | None, generated: Samples, progress: boo
                     f"{name} is no higher than with {OTHERS}, as far as chance goes: to this BLIP the pictures do not "
                     "show what theirs say"
                 )
-    rows = dict(report.rows) | ({OTHERS: {**report.rows.get(OTHERS, {}), **others}} if others else {})
-    return replace(
-        report,
-        values={**report.values, **values},
-        intervals={**report.intervals, **intervals},
-        rows=rows,
-        protocol={**report.protocol, **_protocol(judge, scores, len(generated))},
-        notes=notes,
-    )
+    rows = {OTHERS: others} if others else {}
+    return report.joined(Report(values, _protocol(judge, scores, len(generated)), intervals, rows, notes))
 
 
 def _judged(judge: Judge, samples: Samples, progress: bool) -> list[_Score]:

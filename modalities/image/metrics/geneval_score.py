@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -133,25 +133,18 @@ def added(report: Report, judge: Judge | None, generated: Samples, progress: boo
     verdicts = _judged(judge, generated, progress)
     values, intervals = _scores(verdicts, lambda one: one.own)
     compared = [one for one in verdicts if one.other is not None]
-    rows, notes = dict(report.rows), list(report.notes)
-    notes += by_prompt.about_alone(NAME, (one.required for one in verdicts if one.other is None))
+    rows = {}
+    notes = by_prompt.about_alone(NAME, (one.required for one in verdicts if one.other is None))
     if compared:
         others, _ = _scores(compared, lambda one: one.other)
         if len(compared) < len(verdicts):
             del others[NAME]  # the mean over fewer tasks
-        rows[OTHERS] = {**rows.get(OTHERS, {}), **others}
+        rows[OTHERS] = others
     if len(compared) == len(verdicts) and intervals[NAME][0] <= others[NAME]:
         notes.append(
             f"{NAME} is no higher than with {OTHERS}, as far as chance goes: the pictures do not show what theirs say"
         )
-    return replace(
-        report,
-        values={**report.values, **values},
-        intervals={**report.intervals, **intervals},
-        rows=rows,
-        protocol={**report.protocol, **_protocol(judge, verdicts, len(generated))},
-        notes=notes,
-    )
+    return report.joined(Report(values, _protocol(judge, verdicts, len(generated)), intervals, rows, notes))
 
 
 def _judged(judge: Judge, samples: Samples, progress: bool) -> list[_Verdict]:
