@@ -41,7 +41,6 @@ def measure(
     scans: Sequence[Cloud],
     completions: Sequence[Sequence[Cloud]],
     truth: Sequence[Cloud],
-    workers: int | None = None,
 ) -> dict[str, Float[np.ndarray, " n"]]:
     """The metrics of each scan's completions, and for mmd of each true shape.
 
@@ -57,40 +56,36 @@ def measure(
             "completions need one true shape per scan and equally many completions of each, got "
             f"{len(scans)} scans, {len(truth)} shapes and {sorted(len(of) for of in completions)} completions"
         )
-    rows = [_of_scan(*of, workers) for of in zip(scans, completions, truth, strict=True)]
+    rows = [_of_scan(*of) for of in zip(scans, completions, truth, strict=True)]
     found = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     every = [cloud for of in completions for cloud in of]
-    return found | {"mmd": pairwise(list(truth), every, "cd", workers).min(axis=1)}
+    return found | {"mmd": pairwise(list(truth), every, "cd").min(axis=1)}
 
 
-def _of_scan(
-    scan: Cloud, completions: Sequence[Cloud], truth: Cloud, workers: int | None
-) -> dict[str, float]:
+def _of_scan(scan: Cloud, completions: Sequence[Cloud], truth: Cloud) -> dict[str, float]:
     diagonal = float(np.linalg.norm(np.ptp(truth, axis=0)))
     seen, shape = tree_of(scan), tree_of(truth)
     hidden, *new = (x[seen.query(x)[0] > HIDDEN * diagonal] for x in (truth, *completions))
     trees = [tree_of(cloud) for cloud in completions]
     clouds = list(completions)
     found = {
-        "cd": pairwise(clouds, [truth], "cd", workers).mean(),
+        "cd": pairwise(clouds, [truth], "cd").mean(),
         "f-score": np.mean([f_score(cloud, truth) for cloud in clouds]),
         "hidden": np.mean([tree.query(hidden)[0].mean() for tree in trees]) / diagonal if len(hidden) else 0,
         "astray": np.mean([shape.query(of)[0].mean() if len(of) else 0 for of in new]) / diagonal,
         "uhd": np.mean([tree.query(scan)[0].max() for tree in trees]),
     }
     if len(clouds) > 1:
-        found["tmd"] = pairwise(clouds, clouds, "cd", workers).sum() / (len(clouds) - 1)
+        found["tmd"] = pairwise(clouds, clouds, "cd").sum() / (len(clouds) - 1)
     return {name: float(value) for name, value in found.items()}
 
 
-def baselines(
-    scans: Sequence[Cloud], train: Sequence[Cloud] = (), axis: int = 0
-) -> dict[str, list[list[Cloud]]]:
-    """Baseline completions: the scan, the scan with its mirror image about 0 of an axis, the nearest training shape.
+def baselines(scans: Sequence[Cloud], train: Sequence[Cloud]) -> dict[str, list[list[Cloud]]]:
+    """Baseline completions: the scan, the scan with its mirror image in x about 0, the nearest training shape if any.
 
     Nearest is the shape with the least mean squared distance from the scan's points to it.
     """
-    sign = np.where(np.arange(3) == axis, -1, 1)
+    sign = np.array([-1, 1, 1])
     found = {SCAN: [[scan] for scan in scans]}
     found[MIRROR] = [[np.concatenate([scan, scan * sign]).astype(scan.dtype)] for scan in scans]
     if len(train):
@@ -134,7 +129,6 @@ def evaluate_completions(
     train: Sequence[Cloud] = (),
     *,
     seed: int = 0,
-    workers: int | None = None,
 ) -> Report:
     """Measure completions of scans against the true shapes, all in the same units.
 
@@ -148,8 +142,8 @@ def evaluate_completions(
     Raises:
         ValueError: if the numbers do not match, or a cloud is empty or not finite.
     """
-    each = measure(scans, completions, truth, workers)
-    rows = {name: means(measure(scans, of, truth, workers)) for name, of in baselines(scans, train).items()}
+    each = measure(scans, completions, truth)
+    rows = {name: means(measure(scans, of, truth)) for name, of in baselines(scans, train).items()}
     shapes, k = shapes_of(truth), len(completions[0])
     protocol = {
         "scans": f"{len(scans)} of {shapes.max() + 1} shapes, over which the intervals are",

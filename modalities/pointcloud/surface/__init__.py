@@ -1,7 +1,7 @@
 """Surface reconstruction of clouds: normals, screened Poisson, marching cubes, files, quality measures."""
 
-from modalities.pointcloud.surface.measure import f_score_of, measure
+from modalities.pointcloud.surface.measure import measure
 from modalities.pointcloud.surface.mesh import Mesh
 from modalities.pointcloud.surface.reconstruct import reconstruct
 
-__all__ = ["Mesh", "f_score_of", "measure", "reconstruct"]
+__all__ = ["Mesh", "measure", "reconstruct"]

@@ -37,19 +37,5 @@ def measure(mesh: Mesh, points: Float[np.ndarray, "N 3"]) -> dict[str, Any]:
     }
 
 
-def f_score_of(
-    surface: Float[np.ndarray, "N 3"], true: Float[np.ndarray, "M 3"], threshold: float = 0.01
-) -> tuple[float, float, float]:
-    """Precision, recall and F-score of a surface against the true one, both as sampled points (arXiv 1905.03678).
-
-    Precision is the fraction of the surface within τ of the true one, recall that of the true one within τ of it;
-    τ is `threshold` times the diagonal of the true one's bounding box.
-    """
-    limit = threshold * float(np.linalg.norm(np.ptp(true, axis=0)))
-    precision = float(np.mean(cKDTree(true).query(surface)[0] <= limit))
-    recall = float(np.mean(cKDTree(surface).query(true)[0] <= limit))
-    return precision, recall, 2 * precision * recall / max(precision + recall, 1e-300)
-
-
 def _mean_and_most(distance: np.ndarray) -> dict[str, float]:
     return {"mean": float(distance.mean()), "95%": float(np.quantile(distance, 0.95))}

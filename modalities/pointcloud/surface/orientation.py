@@ -1,7 +1,5 @@
 """Outward normals of a cloud, even where it is thinner than the point spacing."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from jaxtyping import Float64
 from scipy.spatial import cKDTree
@@ -19,7 +17,7 @@ FLAT = 0.3
 """Largest ratio of the two smaller variances of a patch for which a fitted plane beats the triangles' normal."""
 
 
-def outward_normals(complexes: AlphaComplexes, radii: Sequence[float] = RADII) -> Float64[np.ndarray, "N 3"]:
+def outward_normals(complexes: AlphaComplexes) -> Float64[np.ndarray, "N 3"]:
     """Unit outward normals; 0 for points that no ball reaches, or reaches from both sides, as in a sheet.
 
     A point gets the mean normal of the triangles around it that are touched by the smallest ball for which it is
@@ -28,12 +26,12 @@ def outward_normals(complexes: AlphaComplexes, radii: Sequence[float] = RADII) -
     """
     points = complexes.points
     normals, waiting = np.zeros_like(points), np.ones(len(points), bool)
-    for radius in radii:
+    for radius in RADII:
         mean, seen = mean_normals(complexes.seen(radius), len(points))
         length = np.linalg.norm(mean, axis=1)
         found = waiting & (length > ONE_SIDED)
         normals[found] = mean[found] / length[found, None]
-        if radius == radii[0]:
+        if radius == RADII[0]:
             waiting &= seen  # interior points have no side
         waiting &= ~found
     return _fitted(points, normals)
