@@ -48,7 +48,7 @@ WAITS = {
     "experts.py:from_store": "offload=experts: the host fetches those that have rows, so it must know, in every layer",
     "layout.py:_cells_on_host": "windows of occupied tokens: who shares one is found on the host, once per pass",
     "layout.py:rows_on_host": "experts by noise segment, times of cells that are no tokens: where they are, per layer",
-    "sampler.py:check_finite": "whether samples are finite, once after the last step",
+    "sampler.py:check": "whether samples are finite, once after the last step",
     "sampler.py:denoise": "fresh noise of a scheduler is drawn on the host, at its address, and copied in each step",
     "schedulers.py:step": "the same, of the default one",
     "masked.py:draw_kept": "masked training: how many of a sample's tokens are empty, once per pass",

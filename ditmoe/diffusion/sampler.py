@@ -213,16 +213,11 @@ class Finite:
 
     def check(self) -> None:
         """Raise ValueError that names the first time and guidance at which some were not."""
-        check_finite(self.steps)
+        finite = torch.stack([each for each, _, _ in self.steps]).tolist() if self.steps else []
+        for (_, time, strength), each in zip(self.steps, finite, strict=True):
+            if not each:
+                raise ValueError(
+                    f"samples are no longer finite at time {time:.0f}: lower guidance={strength:g}, take another "
+                    "scheduler, or train on"
+                )
         self.steps.clear()
-
-
-def check_finite(steps: Sequence[tuple[Tensor, float, float]]) -> None:
-    """Raise ValueError that names the first time and guidance at which some were not; synchronises with a GPU."""
-    finite = torch.stack([each for each, _, _ in steps]).tolist() if steps else []
-    for (_, time, strength), each in zip(steps, finite, strict=True):
-        if not each:
-            raise ValueError(
-                f"samples are no longer finite at time {time:.0f}: lower guidance={strength:g}, take another "
-                "scheduler, or train on"
-            )
