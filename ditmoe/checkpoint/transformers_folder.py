@@ -162,32 +162,9 @@ def check_folder(folder: Path) -> dict[str, Any]:
     _check_config(config, folder / "config.json")
     _check_positions(config, folder)
     if is_regular(file := folder / "tokenizer.json"):
-        rules = read_object(file)
-        if (number := _rules(rules)) > MOST_RULES:
-            raise ValueError(f"{printable(file)} must have at most {MOST_RULES} rules, got {number}")
-        try:
-            by = _growth(rules)
-        except ValueError as error:
-            raise ValueError(f"{printable(file)} must hold a character map in base64: {error}") from error
-        if by > MOST_GROWTH:
-            raise ValueError(f"{printable(file)} must not make captions {by:.3g} times as long")
-        model = rules.get("model")
-        letters = model.get("max_input_chars_per_word") if isinstance(model, dict) else None
-        if isinstance(letters, int) and letters > LONGEST_WORD:
-            raise ValueError(
-                f"{printable(file)} must cut words of at most {LONGEST_WORD} letters, got max_input_chars_per_word = "
-                f"{shown(letters)}"
-            )
-        if (pieces := _around(rules.get("post_processor"))) > MOST_AROUND:
-            raise ValueError(
-                f"{printable(file)} must put at most {MOST_AROUND} tokens around a caption, got {pieces}"
-            )
+        _check_tokenizer(read_object(file), file)
     if is_regular(file := folder / "tokenizer_config.json"):
-        for name, value in read_object(file).items():
-            if isinstance(value, list | dict) and len(value) > MOST_SPECIAL and "special" in name:
-                raise ValueError(
-                    f"{printable(file)} must have at most {MOST_SPECIAL} {printable(name)}, got {len(value)}"
-                )
+        _check_special(read_object(file), file)
     return config
 
 
@@ -319,6 +296,38 @@ def _check_positions(config: Mapping[str, Any], folder: Path) -> None:
         raise ValueError(
             f"{printable(folder / 'config.json')} has {positions} positions of {width} numbers, but no file holds them"
         )
+
+
+def _check_tokenizer(rules: Mapping[str, Any], file: Path) -> None:
+    """Refuse a tokenizer that would take hours or the machine's memory for a caption."""
+    if (number := _rules(rules)) > MOST_RULES:
+        raise ValueError(f"{printable(file)} must have at most {MOST_RULES} rules, got {number}")
+    try:
+        by = _growth(rules)
+    except ValueError as error:
+        raise ValueError(f"{printable(file)} must hold a character map in base64: {error}") from error
+    if by > MOST_GROWTH:
+        raise ValueError(f"{printable(file)} must not make captions {by:.3g} times as long")
+    model = rules.get("model")
+    letters = model.get("max_input_chars_per_word") if isinstance(model, dict) else None
+    if isinstance(letters, int) and letters > LONGEST_WORD:
+        raise ValueError(
+            f"{printable(file)} must cut words of at most {LONGEST_WORD} letters, got max_input_chars_per_word = "
+            f"{shown(letters)}"
+        )
+    if (pieces := _around(rules.get("post_processor"))) > MOST_AROUND:
+        raise ValueError(
+            f"{printable(file)} must put at most {MOST_AROUND} tokens around a caption, got {pieces}"
+        )
+
+
+def _check_special(config: Mapping[str, Any], file: Path) -> None:
+    """Refuse more special tokens than a tokenizer can be made with in seconds."""
+    for name, value in config.items():
+        if isinstance(value, list | dict) and len(value) > MOST_SPECIAL and "special" in name:
+            raise ValueError(
+                f"{printable(file)} must have at most {MOST_SPECIAL} {printable(name)}, got {len(value)}"
+            )
 
 
 def _rules(tree: Mapping[str, Any]) -> int:
