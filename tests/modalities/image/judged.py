@@ -1,8 +1,9 @@
 """What the tests of benchmarks that judge pictures by their prompts share, and those of the models that judge."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.modalities.image.detectors import save_pictures
 
@@ -13,6 +14,22 @@ def written(files: dict[str, bytes], folder: Path) -> Path:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return folder
+
+
+def spoilt(name: str, part: str = "", **more: Any) -> Callable[[Path], Any]:
+    """Changes a JSON file of a model's folder, or a section of it."""
+
+    def write(folder: Path) -> None:
+        told = json.loads((folder / name).read_text())
+        (told[part] if part else told).update(more)
+        (folder / name).write_text(json.dumps(told))
+
+    return write
+
+
+def pickled(folder: Path) -> None:
+    """Has the weights in a file that could run code."""
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
 def sets(folder: Path, prompts: Sequence[str] | None, option: str, file: Path) -> list[str]:

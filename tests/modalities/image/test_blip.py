@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from modalities.image.metrics.blip import Blip, Whole, question
 from tests.modalities.image import blips
-from tests.modalities.image.judged import written
+from tests.modalities.image.judged import pickled, spoilt, written
 
 transformers = pytest.importorskip("transformers", reason="pip install 'ditmoe[transformers]'")
 pytest.importorskip("tokenizers")
@@ -95,15 +95,6 @@ def test_questions_are_clean_already(phrase: str) -> None:
 # --- folders that are none
 
 
-def spoilt(name: str, part: str = "", **more: Any) -> Callable[[Path], Any]:
-    def write(folder: Path) -> None:
-        told = json.loads((folder / name).read_text())
-        (told[part] if part else told).update(more)
-        (folder / name).write_text(json.dumps(told))
-
-    return write
-
-
 def reweighted(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], Any]:
     def write(folder: Path) -> None:
         from safetensors.torch import load_file, save_file
@@ -113,10 +104,6 @@ def reweighted(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Pa
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
     return write
-
-
-def pickled(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
 def without_yes(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """A Mask2Former from a folder: what transformers itself makes of pictures, and folders that are none."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 
 from modalities.image.metrics.detector import Detector, Resizing
 from tests.modalities.image import detectors
-from tests.modalities.image.judged import written
+from tests.modalities.image.judged import pickled, spoilt, written
 
 transformers = pytest.importorskip("transformers", reason="pip install 'ditmoe[transformers]'")
 SIZES = ((32, 24), (17, 40), (64, 64), (8, 9), (45, 131))
@@ -107,15 +106,6 @@ def test_sizes_are_rounded_as_by_its_processor() -> None:
 # --- folders that are none
 
 
-def spoilt(name: str, part: str = "", **more: Any) -> Callable[[Path], Any]:
-    def write(folder: Path) -> None:
-        told = json.loads((folder / name).read_text())
-        (told[part] if part else told).update(more)
-        (folder / name).write_text(json.dumps(told))
-
-    return write
-
-
 def without_a_tensor(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -133,10 +123,6 @@ def test_weights_of_training_alone_may_lack(files: dict[str, bytes], tmp_path: P
     assert len(kept) == len(tensors) - 1
     save_file(kept, file, {"format": "pt"})
     assert Detector(tmp_path).classes == list(detectors.CLASSES)
-
-
-def pickled(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
 CONFIG, PREPARED, WITHIN = "config.json", "preprocessor_config.json", "backbone_config"
