@@ -2,6 +2,6 @@
 
 from ditmoe.analysis.command import analyze_checkpoint
 from ditmoe.analysis.dropping import dropped
-from ditmoe.analysis.record import Record, noted, take_record
+from ditmoe.analysis.record import noted, take_record
 
-__all__ = ["Record", "analyze_checkpoint", "dropped", "noted", "take_record"]
+__all__ = ["analyze_checkpoint", "dropped", "noted", "take_record"]

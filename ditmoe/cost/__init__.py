@@ -2,13 +2,12 @@
 
 from ditmoe.cost.communication import Machine, Measured, Spread, traffic
 from ditmoe.cost.flops import Counts, count
-from ditmoe.cost.memory import Memory, sampling_memory, training_memory
+from ditmoe.cost.memory import sampling_memory, training_memory
 
 __all__ = [
     "Counts",
     "Machine",
     "Measured",
-    "Memory",
     "Spread",
     "count",
     "sampling_memory",

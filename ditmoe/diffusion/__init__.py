@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ditmoe.diffusion.few_steps import check_most_steps, check_steps, numbers_of_steps
+from ditmoe.diffusion.few_steps import check_most_steps, check_steps
 from ditmoe.diffusion.objective import Losses, Objective, Prediction
 from ditmoe.diffusion.process import DDPM, HORIZON, FlowMatching, Process
 from ditmoe.diffusion.sampler import check_weaker, denoise, draw_noise
@@ -40,7 +40,6 @@ __all__ = [
     "denoise",
     "draw_noise",
     "make_scheduler",
-    "numbers_of_steps",
     "torch_generator",
     "try_scheduler",
 ]

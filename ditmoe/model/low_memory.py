@@ -127,8 +127,3 @@ def num_parameters(model: nn.Module) -> int:
         elif isinstance(module, QuantizedExperts | OffloadedExperts):
             kept += module.matrices()
     return sum(math.prod(p.shape) for p in (*model.parameters(), *kept))
-
-
-def size_of(model: nn.Module) -> int:
-    """Bytes of a model's parameters and buffers on its device, without offloaded experts."""
-    return sum(x.nbytes for x in (*model.parameters(), *model.buffers()))

@@ -29,7 +29,6 @@ from ditmoe.model.parameters import Parameter, parameters_of
 from ditmoe.moe import Router
 from ditmoe.nn.lora import UP, plain_name
 
-KINDS = ("vector", "input", "hidden", "output", "router", "fixed")
 FALLS = {"input": 0.0, "hidden": 0.5, "output": 1.0, "router": 1.0}
 """The power of m that divides the initial standard deviation, by kind; other kinds keep theirs."""
 
@@ -39,7 +38,7 @@ class Scaling:
     """How a weight scales with the width.
 
     Attributes:
-        kind: one of `KINDS`.
+        kind: vector, input, hidden, output, router or fixed.
         ratio: m if the weight's fan-in grows; otherwise 1.
     """
 

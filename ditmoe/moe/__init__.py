@@ -8,7 +8,7 @@ from ditmoe.moe.expert_memory import Traffic
 from ditmoe.moe.expert_race import ExpertRace
 from ditmoe.moe.experts import Experts, Rows
 from ditmoe.moe.layer import MoE
-from ditmoe.moe.mixture_of_tokens import GroupRouting, MixtureOfTokens
+from ditmoe.moe.mixture_of_tokens import MixtureOfTokens
 from ditmoe.moe.promoe import ProMoE
 from ditmoe.moe.relu import ReLU
 from ditmoe.moe.router import Context, Place, Router
@@ -27,7 +27,6 @@ __all__ = [
     "ExpertChoice",
     "ExpertRace",
     "Experts",
-    "GroupRouting",
     "Loss",
     "MixtureOfTokens",
     "MoE",

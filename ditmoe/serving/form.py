@@ -16,9 +16,6 @@ from ditmoe.diffusion import Sampling
 from ditmoe.modality import GivenParts
 from ditmoe.outside import check_numbers, is_regular, printable, real_path
 
-SENTENCES = ("label", "prompt", "negative")
-"""Options of a conditioning that are not files; others, such as `prompts`, are only on the command line."""
-COUNTS = ("num", "steps", "seed", "top_k")
 MOST_GIVEN = 8
 """Most given files at once."""
 LARGEST_SEED = 2**53 - 1

@@ -1,12 +1,10 @@
 """Training: the loop, batches, EMA, gradient clipping, distillation, logs and checkpoints."""
 
 from ditmoe.training.batch import Batch
-from ditmoe.training.batches import Batches
-from ditmoe.training.computing import choose_precision, repeat_exactly
+from ditmoe.training.computing import repeat_exactly
 from ditmoe.training.distillation import Distillation, Teaching
 from ditmoe.training.ema import EMA
 from ditmoe.training.grad_guard import Guard
-from ditmoe.training.meter import Meter
 from ditmoe.training.options import Options
 from ditmoe.training.parameter_groups import ParameterGroups
 from ditmoe.training.run_log import Recorder
@@ -16,16 +14,13 @@ from ditmoe.training.trainer import Trainer
 __all__ = [
     "EMA",
     "Batch",
-    "Batches",
     "Distillation",
     "Guard",
-    "Meter",
     "Options",
     "ParameterGroups",
     "Recorder",
     "Stop",
     "Teaching",
     "Trainer",
-    "choose_precision",
     "repeat_exactly",
 ]

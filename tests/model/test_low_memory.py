@@ -12,7 +12,7 @@ from ditmoe.config.compose import composed
 from ditmoe.config.restore import restore
 from ditmoe.cost.plan import plan
 from ditmoe.inference import sample_checkpoint
-from ditmoe.model import DiTMoE, LowMemory, size_of
+from ditmoe.model import DiTMoE, LowMemory
 from ditmoe.moe import Experts, Traffic
 from ditmoe.moe.expert_memory import OffloadedExperts
 from ditmoe.nn.quantized import Quantized, QuantizedLinear
@@ -25,6 +25,11 @@ def shrink(model: DiTMoE, how: LowMemory) -> Traffic | None:
     """Keep the weights of a model in memory otherwise, in place, as `restore` keeps those of a file."""
     weights = {name: value.detach() for name, value in model.named_parameters()}
     return how.fill(how.emptied(model), weights.__getitem__, model.embed.weight.device)
+
+
+def size_of(model: DiTMoE) -> int:
+    """Bytes of its parameters and buffers, without offloaded experts."""
+    return sum(x.nbytes for x in (*model.parameters(), *model.buffers()))
 
 
 def predicted(model) -> torch.Tensor:
