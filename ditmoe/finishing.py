@@ -1,15 +1,13 @@
 """The end of a training run: samples, metrics, report page, next commands; and a check beforehand that it can work."""
 
-import os
 import shlex
 import sys
-import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ditmoe.config.command_line import person_words
-from ditmoe.config.errors import explain, shortened
+from ditmoe.config.errors import explain, shortened, trace
 from ditmoe.config.trust import admit, withheld
 from ditmoe.distributed import launch, say
 from ditmoe.outside import TooFewError, check_number, printable, tell
@@ -123,19 +121,17 @@ def finish(
         following.append(f"sample {_typed(folder, 'checkpoint=')} num=16 {asking} seed=1")
     else:
         following.append(f"export {_typed(folder, 'checkpoint=')} out=...")
-    run = "./run " if Path(sys.prefix).name == ".venv" and Path("run").is_file() else "python -m ditmoe."
-    where = [f"  {_typed(path)}   {what}" for path, what in places]
-    told = [
-        "",
-        "Where things are:",
-        *where,
-        "",
-        "Next:",
-        *(f"  {run}{each}" for each in (*following, longer)),
-    ]
-    print("\n".join(map(printable, told)))
+    _print_next(places, [*following, longer])
     if failure:
         _end_with(failure)
+
+
+def _print_next(places: Sequence[tuple[Path, str]], following: Sequence[str]) -> None:
+    """Print where files are and what each is, and the commands that may follow, as typed."""
+    run = "./run " if Path(sys.prefix).name == ".venv" and Path("run").is_file() else "python -m ditmoe."
+    where = [f"  {_typed(path)}   {what}" for path, what in places]
+    told = ["", "Where things are:", *where, "", "Next:", *(f"  {run}{each}" for each in following)]
+    print("\n".join(map(printable, told)))
 
 
 def _measure(checkpoint: Path) -> tuple[str, Exception | None]:
@@ -155,8 +151,7 @@ def _end_with(failure: Exception) -> None:
     """Report why the evaluation failed, or raise what is a bug."""
     if not isinstance(failure, ValueError | OSError):
         raise failure
-    if os.environ.get("DITMOE_TRACE"):
-        traceback.print_exception(failure)
+    trace(failure)
     tell(f"error: nothing was measured: {shortened(explain(failure))}")
     sys.exit(1)
 
@@ -170,8 +165,7 @@ def write_page(folder: Path, kind: "type[ditmoe.modality.Modality] | None") -> P
     try:
         return write_report([folder], kind=kind)
     except Exception as error:
-        if os.environ.get("DITMOE_TRACE"):
-            traceback.print_exception(error)
+        trace(error)
         print(f"note: no page of the run was written: {printable(explain(error))}")
         return None
 

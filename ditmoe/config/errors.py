@@ -49,14 +49,19 @@ def guard(main: Callable[[], Any], command: str | None = None) -> None:
     except (*OF_THE_INPUT, MemoryError, RuntimeError) as error:
         if not (line := _line_of(error, command)):
             raise
-        if os.environ.get("DITMOE_TRACE"):
-            traceback.print_exc()
+        trace(error)
         if launch.speaks():
             _print(line)
         if line == launch.LOST:
             sys.stdout.flush()
             os._exit(1)  # without waiting for processes that do not answer
         sys.exit(2)
+
+
+def trace(error: BaseException) -> None:
+    """Print where an error arose, if the environment variable DITMOE_TRACE is set."""
+    if os.environ.get("DITMOE_TRACE"):
+        traceback.print_exception(error)
 
 
 def _line_of(error: BaseException, command: str | None) -> str:
