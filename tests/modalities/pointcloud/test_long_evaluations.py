@@ -1,25 +1,19 @@
 """Evaluations that take long: told before, kept and taken up again, and searched where the sets are large."""
 
 import importlib
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from modalities.pointcloud import evaluate_sets
-from modalities.pointcloud.metrics import confidence
 from modalities.pointcloud.metrics.distance import Metric
 from modalities.pointcloud.metrics.nearest import nearest
 from modalities.pointcloud.metrics.protocol import draw_points
 from tests.modalities.pointcloud.sets import shapes
 from tests.modalities.pointcloud.test_protocol import measured
 
-
-@pytest.fixture(autouse=True)
-def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals are not what these tests are about, and take most of the time."""
-    monkeypatch.setattr(confidence, "half_sampling", partial(confidence.half_sampling, draws=10))
+pytestmark = pytest.mark.usefixtures("few_draws")
 
 
 @pytest.mark.parametrize("emd", ["approx_sq", "exact_l2"])

@@ -1,7 +1,6 @@
 """How sets are compared: options, units, mini-batches, warnings, and the command that measures files."""
 
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,7 @@ from modalities.pointcloud.metrics import confidence
 from modalities.pointcloud.metrics.normalise import normalised
 from tests.modalities.pointcloud.sets import clouds, shapes
 
-
-@pytest.fixture(autouse=True)
-def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals are not what these tests are about, and take most of the time."""
-    monkeypatch.setattr(confidence, "half_sampling", partial(confidence.half_sampling, draws=10))
+pytestmark = pytest.mark.usefixtures("few_draws")
 
 
 def measured(generated, reference, train=None, **options):

@@ -1,7 +1,6 @@
 """Laws of what is measured beside 1-NNA, COV and MMD: surfaces, density, novelty, classes, the other EMDs."""
 
 import itertools
-from functools import partial
 
 import numpy as np
 import pytest
@@ -11,23 +10,19 @@ from hypothesis import strategies as st
 
 from ditmoe.modality import Samples
 from modalities.pointcloud import Clouds, evaluate_sets
-from modalities.pointcloud.metrics import confidence, memorisation
+from modalities.pointcloud.metrics import memorisation
 from modalities.pointcloud.metrics.approximate import approx_emd, pairwise_approx
 from modalities.pointcloud.metrics.distance import emd, emd_metric, num_pairs, pairwise
 from modalities.pointcloud.metrics.scores import class_scores
 from modalities.pointcloud.metrics.surface_quality import dcd, f_score, roughness, uniformity
 from tests.modalities.pointcloud.sets import clouds, rotation, shapes
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 SEEDS = st.integers(0, 2**32 - 1)
 PAIRS = [dcd, f_score]
 SHAPES = [uniformity, roughness]
 APPROX = ["approx_l2", "approx_sq"]
-
-
-@pytest.fixture(autouse=True)
-def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals are not what these tests are about, and take most of the time."""
-    monkeypatch.setattr(confidence, "half_sampling", partial(confidence.half_sampling, draws=10))
 
 
 @pytest.fixture(scope="module")
