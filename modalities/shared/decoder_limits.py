@@ -17,6 +17,8 @@ MOST_BLOCKS = 2**20
 """Code blocks of a JPEG 2000, by their smallest declared size; each takes 400 bytes, ordinary files have 1 %."""
 MOST_OF_TILES = 2**28
 """Bytes that a JPEG 2000 may take for its tiles, before the first of them is decoded."""
+MOST_BANDS = 8
+"""Times that strips may cover an image; those of a TIFF do so for each of its bands."""
 MOST_COMMENTS = 1000
 """Comments of a PPM in plain text, for each of which Pillow moves the text behind it."""
 _OF_TILE, _OF_COMPONENT = 2**14, 2**11
@@ -47,6 +49,7 @@ def check_cost(picture: Image.Image, stream: io.BufferedIOBase) -> None:
     Args:
         stream: what it was opened from.
     """
+    _check_pieces(picture)
     if picture.format == "TIFF":
         _check_tiff_tiles(picture, max(picture.width * picture.height, LARGE))
     checks: dict[str, Callable[[Image.Image, bytes], None]] = {
@@ -61,6 +64,16 @@ def check_cost(picture: Image.Image, stream: io.BufferedIOBase) -> None:
         content = stream.read()
         stream.seek(before)
         check(picture, content)
+
+
+def _check_pieces(picture: Image.Image) -> None:
+    """Refuse an image whose strips cover it more than once for each of its bands, each time from the same bytes."""
+    drawn = 0
+    for piece in getattr(picture, "tile", ()):
+        left, top, right, bottom = piece[1] or (0, 0, *picture.size)
+        drawn += (right - left) * (bottom - top)
+    if drawn > (most := MOST_BANDS * picture.width * picture.height):
+        raise ValueError(f"its strips must have at most {most} pixels, got {drawn}")
 
 
 def _check_scans(picture: Image.Image, content: bytes) -> None:

@@ -166,3 +166,16 @@ def comments(place: Path, number: int = 300_000) -> Path:
     """A PPM in plain text that consists of comments, each of which takes as long as all behind it."""
     (place / "a.ppm").write_bytes(b"P3\n9000 9000\n255\n" + b"1#\n" * number)
     return place / "a.ppm"
+
+
+def repeats(place: Path, number: int = 2**16) -> Path:
+    """A TIFF of so many strips, each half of the same image of 4 megapixels in black and white."""
+    side = 2000
+    half = side // 8 * side // 2
+    tags = {256: side, 257: side, 258: 1, 259: 1, 262: 1, 273: 122 + half, 277: 1, 278: side // 2, 279: half}
+    entries = b"".join(
+        struct.pack("<HHII", tag, 4, number if tag == 273 else 1, value) for tag, value in tags.items()
+    )
+    content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4 + half)
+    (place / "a.tif").write_bytes(content + struct.pack("<I", 122) * number)
+    return place / "a.tif"
