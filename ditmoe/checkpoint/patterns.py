@@ -12,7 +12,7 @@ from typing import Any, cast
 MOST_WAYS = 2**21
 """Ways of all patterns of a tokenizer together; those of published ones have at most 360,000."""
 _REPEATS = 100
-"""Times that `*`, `+` and `{2,}` are taken to repeat: the letters of a caption."""
+"""Times that `*`, `+` and `{2,}` are taken to repeat; in captions of thousands of letters they do so more often."""
 _TOKEN = re.compile(r"\\[pPx]\{[^}]*\}|\\.|\(\??|\{(\d*)(,?)(\d*)\}|.", re.DOTALL)
 """A letter, the start of a group, or how often what is before it is repeated."""
 _LAZY = re.compile(r"[?+]")
