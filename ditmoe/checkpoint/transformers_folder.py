@@ -25,6 +25,7 @@ from torch import nn
 from ditmoe.checkpoint.atomic import digest
 from ditmoe.checkpoint.fit import bounded
 from ditmoe.checkpoint.lazy_tensors import open_file
+from ditmoe.checkpoint.patterns import check_patterns
 from ditmoe.outside import at_home, is_regular, printable, read_object, shown
 
 INSTALL = "pip install 'ditmoe[transformers]'"
@@ -302,6 +303,7 @@ def _check_tokenizer(rules: Mapping[str, Any], file: Path) -> None:
     """Refuse a tokenizer that would take hours or the machine's memory for a caption."""
     if (number := _rules(rules)) > MOST_RULES:
         raise ValueError(f"{printable(file)} must have at most {MOST_RULES} rules, got {number}")
+    check_patterns(rules, printable(file))
     try:
         by = _growth(rules)
     except ValueError as error:

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ditmoe.outside import open_regular
+from modalities.shared.decoder_limits import LARGE, TooLargeError, bound_tags, check_cost
 from modalities.shared.salvage import salvaged
 
 T = TypeVar("T")
@@ -38,18 +39,9 @@ HEAVY = {"WEBP": 2, "AVIF": 3, "JPEG2000": 4}
 _PLUGINS = ("Tiff", "WebP", "Mpo", "Avif", "Jpeg2K", "Tga")  # the others Pillow loads by itself
 WIDE = 16
 """Ratio of a side after resizing to its target length beyond which the ends are cut off before resizing."""
-LARGE = 2**24
-"""Pixels from which images are decoded one at a time, whatever the number of threads."""
 _ONE_AT_A_TIME = Lock()
 LONGEST_SIDE = 2**20
 """Pixels of a side; decoders also allocate memory per row."""
-MOST_BLOCKS = 2**20
-"""Code blocks of a JPEG 2000, by their smallest declared size; each takes 400 bytes, ordinary files have 1 %."""
-_TILE = (322, 323)
-"""TIFF tags of the width and height of tiles, each of which is decoded whole."""
-MOST_SCANS = 100
-"""Scans of a JPEG; ordinary files have about ten, and libtiff has the same limit."""
-_SCAN, _MARKER = b"\xff\xda", re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # not stuffed, fill or restart
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -61,13 +53,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_BLOCKS = re.compile(
-    rb"\xff(?:\x52\0[\x0c-\x2d](?=.[\0-\4]..[\0\1])|\x53\0[\x09-\x2b].)(?P<own>[\0-\7])(?:[\0-\4]..[\0\1])?"
-    rb"(?P<levels>[\0-\x20])(?P<width>[\0-\x08])(?P<height>[\0-\x08])[\0-\x3f][\0\1]",
-    re.DOTALL,
-)
-"""Coding style segments of a JPEG 2000 (COD, ISO/IEC 15444-1 A.6.1) or of a component (COC)."""
-
 HEIC = re.compile(rb".{4}ftyp(?:hei[cmsx]|mif1)", re.DOTALL)
 """Signature of HEIC, the still image format of phones."""
 _UNREAD = {
@@ -75,10 +60,6 @@ _UNREAD = {
     "JPEG XL": re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n", re.DOTALL),
 }
 """Signatures of common image formats that Pillow does not read."""
-
-
-class TooLargeError(ValueError):
-    """An image with more pixels than allowed."""
 
 
 def decoded(
@@ -114,12 +95,7 @@ def decoded(
                 raise TooLargeError(
                     f"a side must have at most {LONGEST_SIDE} pixels, got {max(picture.size)}"
                 )
-            if picture.format in ("JPEG", "MPO"):
-                _check_scans(stream)
-            elif picture.format == "JPEG2000":
-                _check_blocks(stream, pixels * len(picture.getbands()))
-            elif picture.format == "TIFF":
-                _check_tiles(picture, max(pixels, LARGE))
+            check_cost(picture, stream)
             with _ONE_AT_A_TIME if pixels > LARGE else nullcontext():
                 if keep is None:
                     return make(picture)
@@ -177,51 +153,13 @@ def middle(length: int, scale: float, wanted: int) -> slice:
     return slice((length - keep) // 2, (length + keep) // 2)
 
 
-def _check_scans(stream: io.BufferedIOBase) -> None:
-    """Raise ValueError for a JPEG with too many scans, each a pass over the whole image for a few bytes."""
-    before = stream.tell()
-    stream.seek(0)
-    content = stream.read()
-    stream.seek(before)
-    if content.count(_SCAN) <= MOST_SCANS:  # an upper bound: thumbnails have scans, too
-        return
-    at, scans = 2, 0
-    while (marker := _MARKER.search(content, at)) and marker[0] != b"\xff\xd9":
-        scans += marker[0] == _SCAN
-        at = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
-    if scans > MOST_SCANS:
-        raise ValueError(f"a JPEG must have at most {MOST_SCANS} scans, got {scans}")
-
-
-def _check_blocks(stream: io.BufferedIOBase, samples: int) -> None:
-    """Raise ValueError for a JPEG 2000 with too many code blocks for memory, which a thousand bytes can declare."""
-    before = stream.tell()
-    stream.seek(0)
-    content = stream.read()
-    stream.seek(before)
-    for found in _BLOCKS.finditer(content):  # for the image, a component or a tile
-        width, height, levels = (found[name][0] for name in ("width", "height", "levels"))  # powers of two
-        own = content[found.end() : found.end() + levels + 1] if found["own"][0] & 1 else b"\xff"
-        for level, precinct in enumerate(reversed(own)):  # from the finest, a quarter of the samples each
-            sides = ((precinct & 15) - 1, width + 2), ((precinct >> 4) - 1, height + 2)
-            area = sum(max(0, min(side)) for side in sides)
-            if (blocks := samples >> 2 * level + area) > MOST_BLOCKS:
-                raise ValueError(f"a JPEG 2000 must have at most {MOST_BLOCKS} blocks, got {blocks}")
-
-
-def _check_tiles(picture: Image.Image, most: int) -> None:
-    """Raise ValueError for a TIFF with tiles larger than the image."""
-    sides = [int(picture.tag_v2.get(tag, 0)) for tag in _TILE]  # type: ignore[attr-defined]
-    if math.prod(sides) > most:
-        raise TooLargeError(f"a tile must have at most {most} pixels, got {sides[0]} x {sides[1]}")
-
-
 @cache
 def _load_plugins() -> None:
     Image.preinit()
     for name in _PLUGINS:
         with suppress(ImportError):  # missing in older versions of Pillow
             importlib.import_module(f"PIL.{name}ImagePlugin")
+    bound_tags()
 
 
 def upright(picture: Image.Image) -> Image.Image:

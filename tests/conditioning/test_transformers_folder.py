@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from ditmoe.checkpoint import open_file
+from ditmoe.checkpoint import open_file, patterns
 from ditmoe.checkpoint.transformers_folder import one_line
 from ditmoe.text.transformers import Transformers
 
@@ -131,6 +131,11 @@ REGEX = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"
         ),
         ("config.json", {"model_type": "bark"}, "must say a hidden_size between 1 and 65536, got None"),
         ("tokenizer.json", {"normalizer": _lowering(300)}, "must have at most 256 rules, got 30[0-9]"),
+        (
+            "tokenizer.json",
+            {"normalizer": {"type": "Replace", "pattern": {"Regex": "(a|a)*$"}, "content": ""}},
+            r"must have patterns that match in at most 2097152 ways, got 2\.54e\+30",
+        ),
         ("tokenizer.json", {"normalizer": _replacing(9)}, r"make captions 1e\+09 times as long"),
         (
             "tokenizer.json",
@@ -242,7 +247,10 @@ def test_what_is_said_before_the_end_is_kept(tmp_path: Path, capfd: pytest.Captu
     assert capfd.readouterr().err == "a warning é"
 
 
-def test_a_panic_of_the_tokenizer_is_one_line(files: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_panic_of_the_tokenizer_is_one_line(
+    files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patterns, "MOST_WAYS", 1e300)
     made = encoder(files, tmp_path, "tokenizer.json", pre_tokenizer=REGEX)
     ends: list[Callable[[], object]] = [
         lambda: made.count("a" * 60 + "!"),

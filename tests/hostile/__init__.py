@@ -47,13 +47,17 @@ from tests.hostile.pictures import (
     Maker,
     blocks,
     clear_png,
+    comments,
     deep_png,
     flat,
     frames,
     postscript,
+    repeats,
     scans,
+    tags,
     tall,
     tile,
+    tiles,
     wide,
     wide_gif,
 )
@@ -73,7 +77,8 @@ def hostile() -> dict[str, list[tuple[Maker, Callable[[Path], Any]]]]:
         clip_folders.read_set),
                   (bomb("mu"), read_reference), (bomb("points"), kept), (large_pictures, measured)],
         "pixels": [(make, open_picture) for make in (deep_png, wide_gif, postscript, scans, clear_png,
-                                                  tall, blocks, tile, wide(WEBP), wide(JPEG2000))]
+                                                  tall, blocks, tile, tiles, tags, comments, repeats, wide(WEBP),
+                                                  wide(JPEG2000))]
         + [(frames, lambda path: read_clip(path, 0, 20)), (frames, read_index), (flat, images.read_set)],
         "videos": [(grown, lambda path: read_clip(path, 1, 16)), (counted, read_index)]
         + [(make, _clips) for make in (still, strip)] + [(strips, seen)],

@@ -134,3 +134,48 @@ def tile(place: Path) -> Path:
     content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries
     (place / "a.tif").write_bytes(content.ljust(400, b"\0") + zlib.compress(bytes(10**6)))
     return place / "a.tif"
+
+
+def tiles(place: Path, side: int = 200, transform: int = 60_000) -> Path:
+    """A JPEG 2000 of a tile for each pixel, for each of which its decoder copies a transform of 60 kB."""
+    data = io.BytesIO()
+    Image.new("RGB", (side, side)).save(data, "JPEG2000")
+    content = data.getvalue()
+    at = content.index(b"\xff\x51")
+    end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    sizes = content[at : at + 22] + struct.pack(">II", 1, 1) + content[at + 30 : end]
+    matrix = b"\xff\x74" + struct.pack(">4H", transform + 8, 0, 0, 0) + bytes(transform)
+    begin = content.index(b"jp2c") - 4
+    (place / "a.jp2").write_bytes(
+        content[:begin] + bytes(4) + content[begin + 4 : at] + sizes + matrix + content[end:]
+    )
+    return place / "a.jp2"
+
+
+def tags(place: Path, number: int = 40_000, size: int = 400_000) -> Path:
+    """A PNG whose EXIF has so many tags, all of the same bytes."""
+    at = 8 + 2 + 12 * number + 4
+    entries = b"".join(struct.pack("<HHII", 1000 + n, 1, size, at) for n in range(number))
+    exif = b"II*\0" + struct.pack("<IH", 8, number) + entries + bytes(4 + size)
+    content = png()
+    (place / "a.png").write_bytes(content[:33] + _chunk(b"eXIf", exif) + content[33:])
+    return place / "a.png"
+
+
+def comments(place: Path, number: int = 300_000) -> Path:
+    """A PPM in plain text that consists of comments, each of which takes as long as all behind it."""
+    (place / "a.ppm").write_bytes(b"P3\n9000 9000\n255\n" + b"1#\n" * number)
+    return place / "a.ppm"
+
+
+def repeats(place: Path, number: int = 2**16) -> Path:
+    """A TIFF of so many strips, each half of the same image of 4 megapixels in black and white."""
+    side = 2000
+    half = side // 8 * side // 2
+    tags = {256: side, 257: side, 258: 1, 259: 1, 262: 1, 273: 122 + half, 277: 1, 278: side // 2, 279: half}
+    entries = b"".join(
+        struct.pack("<HHII", tag, 4, number if tag == 273 else 1, value) for tag, value in tags.items()
+    )
+    content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4 + half)
+    (place / "a.tif").write_bytes(content + struct.pack("<I", 122) * number)
+    return place / "a.tif"

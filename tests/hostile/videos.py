@@ -170,6 +170,18 @@ def fragmented(place: Path, tracks: int, fragments: int, version: int | None = N
     return path
 
 
+def overread(place: Path, tracks: int, spare: int = 2**19) -> Path:
+    """An MP4 of so many tracks, whose tables go on behind their boxes, all in the same bytes."""
+    path = place / "overread.mp4"
+    tables = [_box(kind, 0, spare // size - 9) for kind, size in ((b"stss", 4), (b"stps", 4), (b"ctts", 8))]
+    tables += [_box(b"sbgp", 0, b"rap ", spare // 8 - 9), _box(b"sgpd", 1 << 24, b"sync", 1, spare - 99)]
+    track = _box(b"trak", _box(b"stco", 0, 1, 0), *tables)
+    path.write_bytes(
+        _with_box(_one_frame(), b"moov", tracks * track) + _box(b"free", b"\0\0\0\1" * (spare // 4))
+    )
+    return path
+
+
 def packed(path: Path) -> Path:
     """An MP4 with its header compressed, in place of it."""
     data = path.read_bytes()

@@ -110,7 +110,9 @@ def _holds(x: np.ndarray, y: np.ndarray, triangle: tuple[tuple[float, float], ..
     inside = ((bx - ax) * (y - ay) - (by - ay) * (x - ax)) >= 0
     inside &= ((cx - bx) * (y - by) - (cy - by) * (x - bx)) >= 0
     inside &= ((ax - cx) * (y - cy) - (ay - cy) * (x - cx)) >= 0
-    return not set(zip(x[inside].tolist(), y[inside].tolist(), strict=True)).issubset(triangle)
+    x, y = x[inside], y[inside]
+    same = (x == ax) & (y == ay) | (x == bx) & (y == by) | (x == cx) & (y == cy)
+    return bool((~same).any())
 
 
 def _turn(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> float:

@@ -121,7 +121,9 @@ def opened(path: Path, max_pixels: int = MOST_PIXELS) -> Iterator[tuple[InputCon
         if has_packed_header(path):
             raise Unreadable(path, "not a video", "its header is compressed: convert it")
         if counts_too_much(path):
-            raise Unreadable(path, "not a video", "it counts more samples or fragments than its bytes can be")
+            raise Unreadable(
+                path, "not a video", "it counts more samples, fragments or entries than its bytes can be"
+            )
         if is_endless(path, partial(_read_through, path)):
             raise Unreadable(
                 path, "not a video", "its packets are not read in the time that whole files take"

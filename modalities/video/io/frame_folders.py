@@ -13,7 +13,8 @@ from PIL import Image
 
 from ditmoe.outside import Arrays, about_array, check_items, is_regular, load_array, printable
 from ditmoe.outside.paths import GROWTH
-from modalities.shared.decode import STILLS, TooLargeError, decoded, upright
+from modalities.shared.decode import STILLS, decoded, upright
+from modalities.shared.decoder_limits import TooLargeError
 from modalities.video.io.container import MOST_PIXELS, Unreadable, check_size
 from modalities.video.io.index import Index
 

@@ -2,8 +2,9 @@
 
 Twenty bytes count four thousand million of them (`stsz`, `trun`), each track has its own, and each cut of a list of
 them (`elst`) may show all samples of its track again. Each fragment of 8 bytes (`moof`), or of 12 in an index (`sidx`),
-takes 60 for each track, which may be 8 bytes, too. A compressed header hides all that, and what takes FFmpeg quadratic
-time: it reads it from memory, where its timeout does not end it.
+takes 60 for each track, which may be 8 bytes, too. Tables whose entries are there are read beyond the end of their box,
+by each track anew. A compressed header hides all that, and what takes FFmpeg quadratic time: it reads it from memory,
+where its timeout does not end it.
 """
 
 import os
@@ -22,6 +23,13 @@ _CUTS = {b"elst": 8}
 """The same of cuts."""
 _INDEX = re.compile(rb"sidx(?=\0.{21}(..)|[^\0].{29}(..))", re.DOTALL)
 """The same of fragments, by the version of the box."""
+_TABLES = {b"stts": 8, b"ctts": 8, b"stsc": 12, b"stco": 4, b"co64": 8, b"stss": 4, b"stps": 4}
+"""Boxes that list their entries, counted where `stts` counts them, and the bytes of an entry."""
+_GROUPS = {
+    re.compile(rb"sbgp(?=\x01.{11}(.{4})|[^\x01].{7}(.{4}))", re.DOTALL): 8,
+    re.compile(rb"sgpd(?=\0.{7}(.{4})|\x01.{11}(.{4})|[^\0\x01].{15}(.{4}))", re.DOTALL): 1,
+}
+"""The same, counted elsewhere in each version of the box."""
 _TRACK, _FRAGMENT = b"trak", b"moof"
 _SPARE, _TIMES = 2**20, 4
 """Samples that are believed of any file, and beside them for each of its bytes: people cut a film a few times."""
@@ -33,8 +41,8 @@ _PACKED = re.compile(rb"cmov.{4}dcomzlib", re.DOTALL)
 
 
 def counts_too_much(path: Path) -> bool:
-    """Whether an MP4 counts more samples, with all cuts, or fragments of all tracks, than its bytes can be; False for
-    other containers.
+    """Whether an MP4 counts more samples, with all cuts, or fragments of all tracks, or entries of tables, than its
+    bytes can be; False for other containers.
 
     Counted is what follows each mark of a table outside of the samples themselves (`mdat`), whatever box it lies in.
 
@@ -49,16 +57,23 @@ def counts_too_much(path: Path) -> bool:
 def _counts_too_much(path: Path, size: int, *_: int) -> bool:
     if container_of(path) != MP4:
         return False
-    samples, cuts, tracks, fragments = 0, 1, 0, 0
+    samples, cuts, tracks, fragments, listed = 0, 1, 0, 0, 0
     with open_regular(path) as stream:
         for begin, end in _spans(stream, size):
             samples += sum(_counts(stream, begin, end, _COUNTS))
             cuts = max([cuts, *_counts(stream, begin, end, _CUTS)])
+            for table, entry in _TABLES.items():
+                listed += entry * sum(_counts(stream, begin, end, {table: 8}))
             for piece in _pieces(stream, begin, end):
                 tracks += piece.count(_TRACK, 0, _PIECE + 3)
                 fragments += piece.count(_FRAGMENT, 0, _PIECE + 3)
                 fragments += sum(int.from_bytes(each[1] or each[2], "big") for each in _INDEX.finditer(piece))
-    return max(samples * cuts, tracks * fragments) > _SPARE + _TIMES * size
+                listed += sum(entry * _sum_of(group, piece) for group, entry in _GROUPS.items())
+    return max(samples * cuts, tracks * fragments, _TIMES * listed) > _SPARE + _TIMES * size
+
+
+def _sum_of(counts: re.Pattern[bytes], piece: bytes) -> int:
+    return sum(int.from_bytes(next(filter(None, each.groups())), "big") for each in counts.finditer(piece))
 
 
 def has_packed_header(path: Path) -> bool:

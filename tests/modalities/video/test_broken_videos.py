@@ -19,7 +19,17 @@ from modalities.video.io.samples import counts_too_much
 from modalities.video.io.tables import has_endless_tables
 from modalities.video.io.writer import write_ffv1
 from tests.fuzz import peak
-from tests.hostile.videos import chaptered, endless, fragmented, gif, numbered, packed, tagged, wordy
+from tests.hostile.videos import (
+    chaptered,
+    endless,
+    fragmented,
+    gif,
+    numbered,
+    overread,
+    packed,
+    tagged,
+    wordy,
+)
 from tests.modalities.video.videos import NUM, b_frames, make, picture, sequential, truncate
 
 
@@ -311,7 +321,9 @@ def test_samples_that_are_counted_and_not_there_take_no_memory(
 ) -> None:
     path = numbered(tmp_path, tracks, samples, cuts)
     before = peak(reset=True)
-    with pytest.raises(Unreadable, match=r"^[^\n]*counts more samples or fragments than its bytes can be\)$"):
+    with pytest.raises(
+        Unreadable, match=r"^[^\n]*counts more samples, fragments or entries than its bytes can be\)$"
+    ):
         read_index(path)
     assert peak() - before < 2**26
 
@@ -327,10 +339,30 @@ def test_chapters_are_not_compared(tmp_path: Path) -> None:
 def test_empty_fragments_of_empty_tracks_take_no_memory(version: int | None, tmp_path: Path) -> None:
     """250 kB of them took 550 MB, and 730 kB in an index 1.1 GB."""
     before = peak(reset=True)
-    with pytest.raises(Unreadable, match=r"^[^\n]*counts more samples or fragments than its bytes can be\)$"):
+    with pytest.raises(
+        Unreadable, match=r"^[^\n]*counts more samples, fragments or entries than its bytes can be\)$"
+    ):
         read_index(fragmented(tmp_path, 300, 30_000, version))
     assert peak() - before < 2**26
     assert not counts_too_much(fragmented(tmp_path, 3, 30_000, version))
+
+
+def test_tables_are_not_read_by_each_track_anew(tmp_path: Path) -> None:
+    """450 tracks in 670 kB took 1.5 GB."""
+    before = peak(reset=True)
+    with pytest.raises(Unreadable, match="counts more samples, fragments or entries than its bytes can be"):
+        read_index(overread(tmp_path, 100))
+    assert peak() - before < 2**26
+    for number, kind in enumerate(
+        (b"stts", b"ctts", b"stsc", b"stco", b"co64", b"stss", b"stps", b"sbgp", b"sgpd")
+    ):
+        for version in range(3) if kind in (b"sbgp", b"sgpd") else (0,):
+            about = b"\0" * {b"sbgp": 4 + 4 * (version == 1), b"sgpd": 4 + 4 * version}.get(kind, 0)
+            for entries in (2**17 // 10, 2**31):
+                path = tmp_path / f"{number}-{version}-{entries}.mp4"
+                box = kind + bytes([version, 0, 0, 0]) + about + entries.to_bytes(4, "big")
+                path.write_bytes(b"\0\0\0\x0cftypisom" + (len(box) + 4).to_bytes(4, "big") + box)
+                assert counts_too_much(path) is (entries == 2**31)
 
 
 @pytest.mark.parametrize("hidden", ["tags", "samples"])
