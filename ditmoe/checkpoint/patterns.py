@@ -5,12 +5,14 @@ caption, and minutes for a long one.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log, prod
 from typing import Any, cast
 
-MOST_WAYS = 2**21
-"""Ways of all patterns of a tokenizer together; those of published ones have at most 360,000."""
+MOST_WAYS, MOST_OF_ONE = 2**21, 2**19
+"""Ways of all patterns of a tokenizer together, and of one; published ones have at most 360,000, by two repeated parts
+that share letters. Three take cubic time."""
 _REPEATS = 100
 """Times that `*`, `+` and `{2,}` are taken to repeat; in captions of thousands of letters they do so more often."""
 _TOKEN = re.compile(r"\\[pPx]\{[^}]*\}|\\.|\(\??|\{(\d*)(,?)(\d*)\}|.", re.DOTALL)
@@ -25,22 +27,27 @@ def check_patterns(tokenizer: Any, name: str) -> None:
     Args:
         name: of the file.
     """
-    ways, below = 0.0, list[Any]()
-    if isinstance(tokenizer, dict):  # the vocabulary has no patterns, and may be large
-        below = [tokenizer.get(part) for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder")]
+    each = [ways_of(pattern) for pattern in _patterns(tokenizer)]
+    for ways, most in ((max(each, default=0), MOST_OF_ONE), (sum(each), MOST_WAYS)):
+        if ways > most:
+            raise ValueError(
+                f"{name} must have patterns that match in at most {most} ways, got {ways:.3g}: groups that are "
+                "repeated, or parts that share letters, multiply them"
+            )
+
+
+def _patterns(tokenizer: Any) -> Iterator[str]:
+    """All regular expressions; the vocabulary has none, and may be large."""
+    parts = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+    below = [tokenizer.get(part) for part in parts] if isinstance(tokenizer, dict) else []
     while below:
         part = below.pop()
         if isinstance(part, dict):
             if isinstance(pattern := part.get("Regex"), str):
-                ways += ways_of(pattern)
+                yield pattern
             below += part.values()
         elif isinstance(part, list):
             below += part
-    if ways > MOST_WAYS:
-        raise ValueError(
-            f"{name} must have patterns that match in at most {MOST_WAYS} ways, got {ways:.3g}: groups that are "
-            "repeated, or parts that share letters, multiply them"
-        )
 
 
 def ways_of(pattern: str) -> float:
