@@ -52,11 +52,8 @@ class _Depthwise(torch.autograd.Function):
             dx = _convolve(dy, flipped, grid)
         if ctx.needs_input_grad[1]:
             with torch.autocast("cpu", enabled=False):
-                dweight = (
-                    _correlate(x.float(), dy.float(), grid, weight.shape[2:])
-                    .view(weight.shape)
-                    .to(weight.dtype)
-                )
+                products = _correlate(x.float(), dy.float(), grid, weight.shape[2:])
+            dweight = products.view_as(weight).to(weight.dtype)
         return dx, dweight, None
 
 
