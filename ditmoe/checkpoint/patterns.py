@@ -5,49 +5,16 @@ caption, and minutes for a long one.
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log, prod
-from typing import Any, cast
+from typing import cast
 
-MOST_WAYS, MOST_OF_ONE = 2**21, 2**19
-"""Ways of all patterns of a tokenizer together, and of one; published ones have at most 360,000, by two repeated parts
-that share letters. Three take cubic time."""
 _REPEATS = 100
 """Times that `*`, `+` and `{2,}` are taken to repeat; in captions of thousands of letters they do so more often."""
 _TOKEN = re.compile(r"\\[pPx]\{[^}]*\}|\\.|\(\??|\{(\d*)(,?)(\d*)\}|.", re.DOTALL)
 """A letter, the start of a group, or how often what is before it is repeated."""
 _LAZY = re.compile(r"[?+]")
 _DEEPEST, _MOST = 50, 1e150
-
-
-def check_patterns(tokenizer: Any, name: str) -> None:
-    """Raise ValueError if the patterns of a tokenizer.json can match in too many ways.
-
-    Args:
-        name: of the file.
-    """
-    each = [ways_of(pattern) for pattern in _patterns(tokenizer)]
-    for ways, most in ((max(each, default=0), MOST_OF_ONE), (sum(each), MOST_WAYS)):
-        if ways > most:
-            raise ValueError(
-                f"{name} must have patterns that match in at most {most} ways, got {ways:.3g}: groups that are "
-                "repeated, or parts that share letters, multiply them"
-            )
-
-
-def _patterns(tokenizer: Any) -> Iterator[str]:
-    """All regular expressions; the vocabulary has none, and may be large."""
-    parts = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
-    below = [tokenizer.get(part) for part in parts] if isinstance(tokenizer, dict) else []
-    while below:
-        part = below.pop()
-        if isinstance(part, dict):
-            if isinstance(pattern := part.get("Regex"), str):
-                yield pattern
-            below += part.values()
-        elif isinstance(part, list):
-            below += part
 
 
 def ways_of(pattern: str) -> float:

@@ -4,7 +4,6 @@ What the libraries do with such a folder is done within `one_line`: they fail in
 hub for what a configuration names.
 """
 
-import base64
 import hashlib
 import importlib.util
 import os
@@ -25,7 +24,7 @@ from torch import nn
 from ditmoe.checkpoint.atomic import digest
 from ditmoe.checkpoint.fit import bounded
 from ditmoe.checkpoint.lazy_tensors import open_file
-from ditmoe.checkpoint.patterns import check_patterns
+from ditmoe.checkpoint.tokenizer_rules import check_special, check_tokenizer
 from ditmoe.outside import at_home, is_regular, printable, read_object, shown
 
 INSTALL = "pip install 'ditmoe[transformers]'"
@@ -34,16 +33,6 @@ READ = ("*.safetensors", "*.json", "*.txt", "*.model")
 TRUSTED: Mapping[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 """Options of everything that opens such a folder."""
 ENCODER = "a text encoder"
-MOST_GROWTH = 1000
-"""How many times as long a tokenizer may make a caption before it cuts it; honest ones replace a letter by a letter."""
-MOST_RULES = 256
-"""Rules of a tokenizer, of which each takes a step for each word; honest ones have a dozen."""
-MOST_AROUND = 256
-"""Pieces that a template may put around a caption; honest ones have two to four."""
-LONGEST_WORD = 1000
-"""Letters of a word that WordPiece may cut, which takes quadratic time and more; honest ones cut up to 100 or 200."""
-MOST_SPECIAL = 4096
-"""Special tokens that a configuration may add to a tokenizer, which takes quadratic time for them; T5 has 100."""
 MOST_PARTS = 2**20
 """What a configuration may count: layers, positions, of each of which lists are made."""
 MOST_LABELS = 2**16
@@ -163,9 +152,9 @@ def check_folder(folder: Path) -> dict[str, Any]:
     _check_config(config, folder / "config.json")
     _check_positions(config, folder)
     if is_regular(file := folder / "tokenizer.json"):
-        _check_tokenizer(read_object(file), file)
+        check_tokenizer(read_object(file), file)
     if is_regular(file := folder / "tokenizer_config.json"):
-        _check_special(read_object(file), file)
+        check_special(read_object(file), file)
     return config
 
 
@@ -297,110 +286,3 @@ def _check_positions(config: Mapping[str, Any], folder: Path) -> None:
         raise ValueError(
             f"{printable(folder / 'config.json')} has {positions} positions of {width} numbers, but no file holds them"
         )
-
-
-def _check_tokenizer(rules: Mapping[str, Any], file: Path) -> None:
-    """Refuse a tokenizer that would take hours or the machine's memory for a caption."""
-    if (number := _rules(rules)) > MOST_RULES:
-        raise ValueError(f"{printable(file)} must have at most {MOST_RULES} rules, got {number}")
-    check_patterns(rules, printable(file))
-    try:
-        by = _growth(rules)
-    except ValueError as error:
-        raise ValueError(f"{printable(file)} must hold a character map in base64: {error}") from error
-    if by > MOST_GROWTH:
-        raise ValueError(f"{printable(file)} must not make captions {by:.3g} times as long")
-    model = rules.get("model")
-    letters = model.get("max_input_chars_per_word") if isinstance(model, dict) else None
-    if isinstance(letters, int) and letters > LONGEST_WORD:
-        raise ValueError(
-            f"{printable(file)} must cut words of at most {LONGEST_WORD} letters, got max_input_chars_per_word = "
-            f"{shown(letters)}"
-        )
-    if (pieces := _around(rules.get("post_processor"))) > MOST_AROUND:
-        raise ValueError(
-            f"{printable(file)} must put at most {MOST_AROUND} tokens around a caption, got {pieces}"
-        )
-
-
-def _check_special(config: Mapping[str, Any], file: Path) -> None:
-    """Refuse more special tokens than a tokenizer can be made with in seconds."""
-    for name, value in config.items():
-        if isinstance(value, list | dict) and len(value) > MOST_SPECIAL and "special" in name:
-            raise ValueError(
-                f"{printable(file)} must have at most {MOST_SPECIAL} {printable(name)}, got {len(value)}"
-            )
-
-
-def _rules(tree: Mapping[str, Any]) -> int:
-    """How many rules a tokenizer has, whatever they do."""
-    number, below = (
-        0,
-        [tree.get(part) for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder")],
-    )
-    while below:
-        rule = below.pop()
-        if isinstance(rule, list | dict):
-            number += isinstance(rule, dict) and "type" in rule
-            below += rule.values() if isinstance(rule, dict) else rule
-    return number
-
-
-def _growth(tree: Any) -> float:
-    """Upper bound of how many times as long a tokenizer's rules, one after the other, make a text."""
-    growth, below = (
-        1.0,
-        [tree.get(part) for part in ("normalizer", "pre_tokenizer")] if isinstance(tree, dict) else [],
-    )
-    while below:
-        rule = below.pop()
-        if isinstance(rule, list):
-            below += rule
-        elif isinstance(rule, dict):
-            growth = min(1e300, growth * _growth_of(rule))
-            below += rule.values()
-    return growth
-
-
-def _growth_of(rule: Mapping[str, Any]) -> float:
-    """That of one rule: a replacement (`content`, or `replacement` of a letter), a prefix, a table of SentencePiece."""
-    pattern = rule.get("pattern")
-    found = pattern.get("String") if isinstance(pattern, dict) else pattern
-    growth = 1.0
-    for name, least in (("content", len(found) if isinstance(found, str) else 1), ("replacement", 1)):
-        if isinstance(text := rule.get(name), str):
-            growth *= max(1.0, len(text) / max(1, least))
-    if isinstance(prefix := rule.get("prepend"), str):
-        growth *= 1 + len(prefix)
-    if isinstance(table := rule.get("precompiled_charsmap"), str):
-        growth *= _longest(table)
-    return growth
-
-
-def _longest(table: str) -> int:
-    """Bytes of the longest replacement in a character map of SentencePiece: a trie, then texts that end in a zero.
-
-    Raises:
-        ValueError: if it is none.
-    """
-    raw = base64.b64decode(table)
-    return max(map(len, raw[4 + int.from_bytes(raw[:4], "little") :].split(b"\0")), default=1) or 1
-
-
-def _around(rule: Any) -> int:
-    """Pieces of all templates of a tokenizer, each special token by its numbers."""
-    total, below = 0, [rule]
-    while below:
-        each = below.pop()
-        if isinstance(each, list):
-            below += each
-        elif isinstance(each, Mapping):
-            lengths: dict[str, int] = {}
-            if isinstance(special := each.get("special_tokens"), Mapping):
-                ids = {k: v.get("ids") for k, v in special.items() if isinstance(v, Mapping)}
-                lengths = {k: len(v) for k, v in ids.items() if isinstance(v, list)}
-            for piece in single if isinstance(single := each.get("single"), list) else ():
-                token = piece.get("SpecialToken") if isinstance(piece, Mapping) else None
-                total += max(1, lengths.get(str(token.get("id")), 1)) if isinstance(token, Mapping) else 1
-            below += [value for name, value in each.items() if name == "processors"]
-    return total

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ditmoe.checkpoint.patterns import MOST_OF_ONE, check_patterns, ways_of
+from ditmoe.checkpoint.patterns import ways_of
+from ditmoe.checkpoint.tokenizer_rules import MOST_OF_ONE, check_patterns
 
 PUBLISHED = {
     "GPT-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from ditmoe.checkpoint import open_file, patterns
+from ditmoe.checkpoint import open_file, tokenizer_rules
 from ditmoe.checkpoint.transformers_folder import one_line
 from ditmoe.text.transformers import Transformers
 
@@ -250,8 +250,8 @@ def test_what_is_said_before_the_end_is_kept(tmp_path: Path, capfd: pytest.Captu
 def test_a_panic_of_the_tokenizer_is_one_line(
     files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patterns, "MOST_OF_ONE", 1e300)
-    monkeypatch.setattr(patterns, "MOST_WAYS", 1e300)
+    monkeypatch.setattr(tokenizer_rules, "MOST_OF_ONE", 1e300)
+    monkeypatch.setattr(tokenizer_rules, "MOST_WAYS", 1e300)
     made = encoder(files, tmp_path, "tokenizer.json", pre_tokenizer=REGEX)
     ends: list[Callable[[], object]] = [
         lambda: made.count("a" * 60 + "!"),
